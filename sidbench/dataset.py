@@ -1,0 +1,179 @@
+"""Dataset: where items, their embeddings and the users' sequences come from; Corpus: what it gives."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidbench.errors import DataError
+from sidbench.plugin import Plugin
+
+Embeddings = NDArray[np.float32]
+Ints = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """Ragged rows of item numbers: `items[offsets[u]:offsets[u + 1]]` is row u, oldest first."""
+
+    items: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Iterable[Iterable[int]]) -> Sequences:
+        """From any rows of item numbers."""
+        lists = [np.fromiter(r, dtype=np.int32) for r in rows]
+        offsets = np.zeros(len(lists) + 1, dtype=np.int64)
+        np.cumsum([len(r) for r in lists], out=offsets[1:])
+        return cls(np.concatenate(lists) if lists else np.zeros(0, np.int32), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> NDArray[np.int32]:
+        return self.items[self.offsets[row] : self.offsets[row + 1]]
+
+    def __iter__(self) -> Iterator[NDArray[np.int32]]:
+        return (self[u] for u in range(len(self)))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+    def take(self, rows: Ints) -> Sequences:
+        """Only these rows, in this order."""
+        lengths = self.lengths[rows]
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        at = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths)
+        return Sequences(self.items[at], offsets)
+
+    def drop_last(self, count: int) -> Sequences:
+        """Every row without its last `count` items (a shorter row becomes empty)."""
+        kept = np.maximum(self.lengths - count, 0)
+        position = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], self.lengths)
+        offsets = np.zeros(len(self) + 1, dtype=np.int64)
+        np.cumsum(kept, out=offsets[1:])
+        return Sequences(self.items[position < np.repeat(kept, self.lengths)], offsets)
+
+    def last(self, back: int = 1) -> NDArray[np.int32]:
+        """The item `back` places from the end of every row; every row must be that long."""
+        return self.items[self.offsets[1:] - back]
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """A catalogue and what its users did. Row i of everything is item i; ids are what the owner calls them."""
+
+    name: str
+    embeddings: Embeddings
+    item_ids: NDArray[Any]
+    sequences: Sequences
+    user_ids: NDArray[Any]
+    titles: NDArray[np.str_] | None = None
+    #: Known truth, where there is any: (n, depth) category of each item at each level.
+    categories: NDArray[np.int32] | None = None
+    #: What was noticed on the way in, for people: ties, dropped rows.
+    notes: tuple[str, ...] = ()
+    #: A hash of the content; names the data in every record.
+    fingerprint: str = field(default="")
+
+    def __post_init__(self) -> None:
+        check_embeddings(self.embeddings, f"dataset {self.name!r}")
+        n = len(self.embeddings)
+        for what, rows in (("item ids", self.item_ids), ("titles", self.titles), ("categories", self.categories)):
+            if rows is not None and len(rows) != n:
+                raise DataError(f"dataset {self.name!r}: {len(rows)} {what} for {n} rows of embeddings")
+        if len(self.user_ids) != len(self.sequences):
+            raise DataError(
+                f"dataset {self.name!r}: {len(self.user_ids)} user ids for {len(self.sequences)} sequences"
+            )
+        items = self.sequences.items
+        if len(items) and (items.min() < 0 or items.max() >= n):
+            raise DataError(f"dataset {self.name!r}: sequences name items outside 0..{n - 1}")
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", _fingerprint(self))
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def permuted(self) -> Corpus:
+        """The same data with item rows in an order fixed by the content, so that nothing can profit from ids.
+
+        Published sets often number items by first appearance, test items included; "last id + 1" then
+        finds targets. The permutation depends on the data alone, never on the run.
+        """
+        order = np.random.default_rng(int(self.fingerprint[:15], 16)).permutation(len(self))
+        new_row = np.empty(len(self), dtype=np.int32)
+        new_row[order] = np.arange(len(self), dtype=np.int32)
+        return replace(
+            self,
+            embeddings=reorder(self.embeddings, order),
+            item_ids=self.item_ids[order],
+            titles=None if self.titles is None else self.titles[order],
+            categories=None if self.categories is None else self.categories[order],
+            sequences=Sequences(new_row[self.sequences.items], self.sequences.offsets),
+        )
+
+
+class Dataset(Plugin, ABC):
+    """A dataset plugin: `load` gives a Corpus. One file in datasets/ a dataset."""
+
+    kind: ClassVar[str] = "dataset"
+    #: The parameter that `name:value` on the command line sets (`synthetic:tiny`), if any.
+    variant: ClassVar[str] = ""
+
+    @abstractmethod
+    def load(self) -> Corpus:
+        """Read or make the data. The suite permutes the items afterwards; a dataset need not."""
+
+
+def check_embeddings(x: Any, where: str) -> None:
+    """The one check of item vectors at the boundary: 2-D, float32, at least one row and column, finite."""
+    if not isinstance(x, np.ndarray) or x.ndim != 2:
+        shape = getattr(x, "shape", type(x).__name__)
+        raise DataError(f"{where}: embeddings have shape {shape}; expected (items, dimensions)")
+    if x.dtype != np.float32:
+        raise DataError(f"{where}: embeddings are {x.dtype}; expected float32 (convert with x.astype('float32'))")
+    if 0 in x.shape:
+        raise DataError(f"{where}: embeddings have shape {x.shape}; expected at least one row and one column")
+    check_finite(x, where)
+
+
+def check_finite(x: NDArray[Any], where: str) -> None:
+    """NaN or infinity is an error that names the first bad row. Reads a memmap a piece at a time."""
+    step = max(1, 4_000_000 // x.shape[1])
+    for start in range(0, len(x), step):
+        piece = np.asarray(x[start : start + step])
+        # One sum is a cheap test: only a non-finite (or overflowing) sum needs the exact look.
+        with np.errstate(all="ignore"):
+            clean = np.isfinite(piece.sum(dtype=np.float64))
+        if not clean:
+            bad = np.flatnonzero(~np.isfinite(piece).all(axis=1))
+            if len(bad):
+                raise DataError(
+                    f"{where}: embeddings hold NaN or infinity, first in row {start + bad[0]}; "
+                    "remove or repair such rows (np.nan_to_num replaces them by zero)"
+                )
+
+
+def reorder(x: NDArray[Any], order: Ints) -> NDArray[Any]:
+    """`x[order]`; a dataset larger than memory overrides where its rows go (see `synthetic`)."""
+    return x[order]
+
+
+def _fingerprint(corpus: Corpus) -> str:
+    h = hashlib.blake2b(digest_size=8)
+    h.update(repr((corpus.embeddings.shape, len(corpus.sequences))).encode())
+    step = max(1, 16_000_000 // corpus.embeddings.shape[1])
+    for start in range(0, len(corpus), step):
+        h.update(np.ascontiguousarray(corpus.embeddings[start : start + step]).data)
+    h.update(np.ascontiguousarray(corpus.sequences.items).data)
+    h.update(np.ascontiguousarray(corpus.sequences.offsets).data)
+    return h.hexdigest()

@@ -1,0 +1,42 @@
+"""Errors meant for people: what was given, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SidbenchError(Exception):
+    """Something a person can put right. Shown without a traceback (unless --debug)."""
+
+
+class UsageError(SidbenchError):
+    """A wrong name, parameter or value: nothing was run. The command line exits with 2."""
+
+
+class DataError(SidbenchError):
+    """A dataset, SID file or record that does not hold what it must."""
+
+
+class ContractError(SidbenchError):
+    """A plugin broke its contract: wrong shape, type, range or a write to its input."""
+
+
+class UnsupportedError(SidbenchError):
+    """An optional ability (`costs`, `reconstruct`) that this plugin does not declare."""
+
+
+class NotFittedError(SidbenchError, AttributeError):
+    """A learned attribute was read before `fit`. (An AttributeError too, so that hasattr keeps its meaning.)"""
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the closest known name, or nothing."""
+    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(kind: str, given: str, known: Iterable[str]) -> UsageError:
+    """The one wording for a name that nothing answers to."""
+    names = sorted(known)
+    return UsageError(f"unknown {kind} {given!r}{nearest(given, names)} Known: {', '.join(names) or 'none'}.")

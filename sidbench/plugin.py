@@ -1,0 +1,102 @@
+"""Plugin: a named dataclass whose annotated attributes are its parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import lru_cache
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import dataclass_transform
+
+from sidbench.errors import NotFittedError, UsageError, nearest
+
+P = TypeVar("P", bound="Plugin")
+
+
+@dataclass_transform(kw_only_default=True)
+class Plugin:
+    """Base of everything that is found by name: tokenizers, datasets, resolvers, references, decoders.
+
+    Annotated attributes are parameters: typed, with a default, bounds in `Annotated[int, Field(ge=1)]`.
+    Plain attributes are metadata. What is learned ends in `_`; reading it too early says so.
+    """
+
+    kind: ClassVar[str] = "plugin"
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
+
+    def __init__(self, **params: Any) -> None:  # replaced by the dataclass of every subclass
+        raise UsageError(f"{type(self).__name__} declares no parameters of its own and cannot be made")
+
+    def __post_init__(self) -> None:
+        types = parameter_types(type(self))
+        for key, adapter in types.items():
+            try:
+                object.__setattr__(self, key, adapter.validate_python(getattr(self, key)))
+            except ValidationError as e:
+                raise UsageError(_explain(self.name, key, getattr(self, key), e)) from None
+
+    def params(self) -> dict[str, Any]:
+        """The parameters as a record keeps them."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def replace(self: P, **changes: Any) -> P:
+        """A fresh, unfitted copy with some parameters changed."""
+        return type(self)(**{**self.params(), **changes})
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{k}={v!r}" for k, v in self.params().items())
+        return f"{type(self).__name__}({inner})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.params() == other.params()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(self)))
+
+    def __getattr__(self, key: str) -> Any:
+        if key.endswith("_") and not key.startswith("_"):
+            raise NotFittedError(f"{self.name} is not fitted ({key} is missing): call fit(x) first")
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {key!r}")
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first line of the docstring: what `sidbench list` prints."""
+        lines = (cls.__doc__ or "").strip().splitlines()
+        return lines[0].strip() if lines else ""
+
+
+@lru_cache(maxsize=None)
+def parameter_types(cls: type[Plugin]) -> dict[str, TypeAdapter[Any]]:
+    """Every parameter of a plugin class with the validator of its type and bounds."""
+    hints = get_type_hints(cls, include_extras=True)
+    config = ConfigDict(arbitrary_types_allowed=True)
+    out = {}
+    for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+        hint = hints[f.name]
+        out[f.name] = TypeAdapter(hint) if _own_config(hint) else TypeAdapter(hint, config=config)
+    return out
+
+
+def configure(cls: type[P], values: dict[str, Any]) -> P:
+    """Make a plugin from a person's values; an unknown name says what was expected."""
+    known = parameter_types(cls)
+    for key in values:
+        if key not in known:
+            raise UsageError(
+                f"{cls.name} has no parameter {key!r}{nearest(key, known)} Known: {', '.join(known)}."
+            )
+    return cls(**values)
+
+
+def _own_config(hint: Any) -> bool:
+    return dataclasses.is_dataclass(hint) or hasattr(hint, "model_fields")
+
+
+def _explain(name: str, key: str, value: Any, error: ValidationError) -> str:
+    said = "; ".join(dict.fromkeys(e["msg"] for e in error.errors()))
+    return f"{name}.{key} = {value!r} does not fit: {said}"

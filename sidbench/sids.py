@@ -1,0 +1,123 @@
+"""SIDs: codes with their level sizes and item ids; the artifact on disk and its manifest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidbench.errors import DataError
+
+Codes = NDArray[np.int32]
+SCHEMA = 1
+
+
+@dataclass(frozen=True, eq=False)
+class SIDs:
+    """The Semantic ID of every item: `codes[i]` is item i's, level by level, base 0, -1 beyond its end."""
+
+    codes: Codes
+    sizes: tuple[int, ...]
+    item_ids: NDArray[Any]
+    resolver: str = ""
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        codes = check_codes(self.codes, self.sizes, "SIDs", variable=True)
+        object.__setattr__(self, "codes", codes)
+        if len(self.item_ids) != len(codes):
+            raise DataError(f"SIDs: {len(self.item_ids)} item ids for {len(codes)} rows of codes")
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def levels(self) -> int:
+        return self.codes.shape[1]
+
+    def groups(self) -> tuple[Codes, NDArray[np.int64]]:
+        """The distinct SIDs in lexicographic order, and for each item the number of its SID among them."""
+        return distinct_rows(self.codes)
+
+    def replace(self, **changes: Any) -> SIDs:
+        return replace(self, **changes)
+
+    def save(self, folder: Path) -> None:
+        """Write `sids.parquet` (item_id, sid) and `manifest.json`; the manifest last, so that it vouches."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        folder.mkdir(parents=True, exist_ok=True)
+        flat = pa.array(np.ascontiguousarray(self.codes).reshape(-1), pa.int32())
+        table = pa.table(
+            {"item_id": pa.array(self.item_ids), "sid": pa.FixedSizeListArray.from_arrays(flat, self.levels)}
+        )
+        pq.write_table(table, folder / "sids.parquet", compression="zstd")
+        manifest = {
+            "schema": SCHEMA,
+            "items": len(self),
+            "levels": self.levels,
+            "sizes": list(self.sizes),
+            "base": 0,
+            "beyond_end": -1,
+            "resolver": self.resolver,
+            **self.manifest,
+        }
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> SIDs:
+        """Read what `save` wrote; anything missing or torn says which file and why."""
+        import pyarrow.parquet as pq
+
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text())
+            table = pq.read_table(folder / "sids.parquet")
+            sid = table.column("sid").combine_chunks()
+            codes = sid.flatten().to_numpy(zero_copy_only=False).reshape(len(sid), -1)
+            ids = table.column("item_id").to_numpy()
+            sizes = tuple(int(s) for s in manifest["sizes"])
+        except FileNotFoundError as e:
+            raise DataError(f"no SIDs in {folder}: {Path(str(e.filename)).name} is missing") from None
+        except (OSError, ValueError, KeyError) as e:
+            raise DataError(f"the SIDs in {folder} cannot be read ({e}); run the method again") from None
+        known = {"schema", "items", "levels", "sizes", "base", "beyond_end", "resolver"}
+        rest = {k: v for k, v in manifest.items() if k not in known}
+        return cls(codes, sizes, ids, manifest.get("resolver", ""), rest)
+
+
+def check_codes(codes: Any, sizes: tuple[int, ...], where: str, *, variable: bool = False) -> Codes:
+    """The one check of codes at the boundary; returns them as int32 in C order."""
+    if not isinstance(codes, np.ndarray) or codes.ndim != 2 or codes.shape[1] != len(sizes):
+        shape = getattr(codes, "shape", type(codes).__name__)
+        raise DataError(f"{where}: codes have shape {shape}; expected (items, {len(sizes)}), one column a level")
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise DataError(f"{where}: codes are {codes.dtype}; expected integers, 0-based")
+    low = codes.min(axis=0, initial=0)
+    high = codes.max(axis=0, initial=-1)
+    floor = -1 if variable else 0
+    for level, size in enumerate(sizes):
+        if low[level] < floor or high[level] >= size:
+            raise DataError(
+                f"{where}: level {level} holds codes {low[level]}..{high[level]}; expected 0..{size - 1}"
+            )
+    if variable and len(codes) and (codes[:, 0] < 0).any():
+        raise DataError(f"{where}: some items have no code at the first level")
+    if variable and ((codes[:, :-1] < 0) & (codes[:, 1:] >= 0)).any():
+        raise DataError(f"{where}: a code follows the end (-1) of a SID")
+    return np.ascontiguousarray(codes, dtype=np.int32)
+
+
+def distinct_rows(codes: Codes) -> tuple[Codes, NDArray[np.int64]]:
+    """Distinct rows in lexicographic order and each row's place among them: sorting, no Python object a row."""
+    order = np.lexsort(codes.T[::-1])
+    ordered = codes[order]
+    new = np.ones(len(codes), dtype=bool)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    place = np.empty(len(codes), dtype=np.int64)
+    place[order] = np.cumsum(new) - 1
+    return ordered[new], place
