@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -69,7 +72,7 @@ class Sequences:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A catalogue and what its users did. Row i of everything is item i; ids are what the owner calls them."""
+    """A catalogue and what its users did. Row i of everything is item i; ids are the owner's."""
 
     name: str
     embeddings: Embeddings
@@ -87,7 +90,11 @@ class Corpus:
     def __post_init__(self) -> None:
         check_embeddings(self.embeddings, f"dataset {self.name!r}")
         n = len(self.embeddings)
-        for what, rows in (("item ids", self.item_ids), ("titles", self.titles), ("categories", self.categories)):
+        for what, rows in (
+            ("item ids", self.item_ids),
+            ("titles", self.titles),
+            ("categories", self.categories),
+        ):
             if rows is not None and len(rows) != n:
                 raise DataError(f"dataset {self.name!r}: {len(rows)} {what} for {n} rows of embeddings")
         if len(self.user_ids) != len(self.sequences):
@@ -107,19 +114,34 @@ class Corpus:
         """The same data with item rows in an order fixed by the content, so that nothing can profit from ids.
 
         Published sets often number items by first appearance, test items included; "last id + 1" then
-        finds targets. The permutation depends on the data alone, never on the run.
+        finds targets. The permutation depends on the data alone, never on the run. Embeddings on disk stay
+        on disk: their reordered rows are another file in the cache.
         """
-        order = np.random.default_rng(int(self.fingerprint[:15], 16)).permutation(len(self))
+        # A hash and a stable sort, not a random generator's stream: the same under every NumPy.
+        rows = scramble(np.arange(len(self), dtype=np.uint64), int(self.fingerprint, 16))
+        order = np.argsort(rows, kind="stable")
         new_row = np.empty(len(self), dtype=np.int32)
         new_row[order] = np.arange(len(self), dtype=np.int32)
         return replace(
             self,
-            embeddings=reorder(self.embeddings, order),
+            embeddings=self._reordered(order),
             item_ids=self.item_ids[order],
             titles=None if self.titles is None else self.titles[order],
             categories=None if self.categories is None else self.categories[order],
             sequences=Sequences(new_row[self.sequences.items], self.sequences.offsets),
         )
+
+    def _reordered(self, order: Ints) -> Embeddings:
+        x = self.embeddings
+        if not isinstance(x, np.memmap):
+            return x[order]
+
+        def fill(out: Embeddings) -> None:
+            step = max(1, 4_000_000 // x.shape[1])
+            for start in range(0, len(order), step):
+                out[start : start + step] = x[order[start : start + step]]
+
+        return cached_rows(f"permuted-{self.fingerprint}", x.shape, fill)
 
 
 class Dataset(Plugin, ABC):
@@ -140,7 +162,9 @@ def check_embeddings(x: Any, where: str) -> None:
         shape = getattr(x, "shape", type(x).__name__)
         raise DataError(f"{where}: embeddings have shape {shape}; expected (items, dimensions)")
     if x.dtype != np.float32:
-        raise DataError(f"{where}: embeddings are {x.dtype}; expected float32 (convert with x.astype('float32'))")
+        raise DataError(
+            f"{where}: embeddings are {x.dtype}; expected float32 (convert with x.astype('float32'))"
+        )
     if 0 in x.shape:
         raise DataError(f"{where}: embeddings have shape {x.shape}; expected at least one row and one column")
     check_finite(x, where)
@@ -163,9 +187,59 @@ def check_finite(x: NDArray[Any], where: str) -> None:
                 )
 
 
-def reorder(x: NDArray[Any], order: Ints) -> NDArray[Any]:
-    """`x[order]`; a dataset larger than memory overrides where its rows go (see `synthetic`)."""
-    return x[order]
+def scramble(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """A seeded, invertible hash of 64-bit integers (the finalizer of splitmix64)."""
+    z = values.astype(np.uint64) + np.uint64(seed & 0xFFFF_FFFF_FFFF_FFFF)
+    # Unsigned arrays wrap around in silence, which is what the arithmetic wants.
+    z = z * np.uint64(0x9E37_79B9_7F4A_7C15) + np.uint64(0x9E37_79B9_7F4A_7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def cache_folder() -> Path:
+    """Where large arrays made on the way are kept: SIDBENCH_CACHE, else ~/.cache/sidbench. Safe to delete."""
+    named = os.environ.get("SIDBENCH_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "sidbench"
+
+
+def cached_rows(key: str, shape: tuple[int, ...], fill: Callable[[Embeddings], None]) -> Embeddings:
+    """A float32 memmap of this shape that `fill` wrote, once; the next caller reuses the file.
+
+    The file gets its name only when it is whole, so that what is found is complete.
+    """
+    path = cache_folder() / f"{key}.npy"
+    try:
+        if path.is_file():
+            found = open_rows(path)
+            if found.shape == shape and found.dtype == np.float32:
+                return found
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{key}-") as parts:
+            part = Path(parts) / path.name
+            rows = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
+            fill(rows)
+            rows.flush()
+            del rows
+            part.replace(path)
+        return open_rows(path)
+    except (OSError, ValueError) as e:
+        size = 4 * np.prod(shape, dtype=np.int64) / 1e9
+        raise DataError(
+            f"cannot keep {size:.1f} GB of embeddings in {path} ({e}); "
+            "set SIDBENCH_CACHE to a folder with room that can be written"
+        ) from None
+
+
+def open_rows(path: Path) -> Embeddings:
+    """A `.npy` file as a read-only memmap."""
+    rows: Embeddings = np.load(path, mmap_mode="r")
+    return rows
+
+
+def code_fingerprint(file: str) -> str:
+    """A short hash of a source file: part of the name of what that code wrote to the cache."""
+    return hashlib.blake2b(Path(file).read_bytes(), digest_size=4).hexdigest()
 
 
 def _fingerprint(corpus: Corpus) -> str:

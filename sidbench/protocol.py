@@ -15,7 +15,7 @@ from sidbench.errors import DataError, unknown
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What is to be predicted: for row i, `items[i]` after `histories[i]`, by user `users[i]` of the corpus."""
+    """What is to be predicted: row i is `items[i]` after `histories[i]`, by user `users[i]` of the corpus."""
 
     users: NDArray[np.int64]
     histories: Sequences
@@ -30,7 +30,7 @@ class Targets:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One protocol applied to one corpus. Row u of `train` is user u; learning and statistics see `train` only."""
+    """One protocol applied to one corpus. Row u of `train` is user u; learning sees `train` only."""
 
     protocol: str
     train: Sequences
@@ -67,7 +67,9 @@ def leave_one_out(corpus: Corpus) -> Split:
         valid=Targets(evaluated, full.drop_last(2), full.last(2)),
         test=Targets(evaluated, full.drop_last(1), full.last(1)),
         n_items=len(corpus),
-        notes=(f"{short:,} users with fewer than 3 interactions train but are not evaluated",) if short else (),
+        notes=(f"{short:,} users with fewer than 3 interactions train but are not evaluated",)
+        if short
+        else (),
     )
 
 

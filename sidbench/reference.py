@@ -1,0 +1,45 @@
+"""Reference: a recommender that needs no SIDs; its rows say what a decoder must beat."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from sidbench.dataset import Embeddings, Sequences
+from sidbench.plugin import Plugin
+from sidbench.protocol import Split
+from sidbench.ranking import Ranking
+
+
+class Reference(Plugin, ABC):
+    """Learns from `split.train` alone, and ranks items. The built-in ones live in sidbench/references/."""
+
+    kind: ClassVar[str] = "reference"
+
+    @abstractmethod
+    def fit(self, split: Split, x: Embeddings) -> Self:
+        """Take what is needed from the training sequences and the item embeddings; return self."""
+
+    @abstractmethod
+    def recommend(self, histories: Sequences, k: int) -> Ranking:
+        """The best k items after each history, best first; all of them where the catalogue is smaller."""
+
+
+def best(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The k highest scores of each row, best first; equal scores in the order of the columns."""
+    k = min(k, scores.shape[1])
+    # Which items enter must not hang on how a partition happens to place equal scores: keep all that are
+    # above the k-th score, then the first columns among those equal to it.
+    kth = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
+    above = scores > kth
+    level = scores == kth
+    room = k - above.sum(axis=1, keepdims=True)
+    keep = above | (level & (np.cumsum(level, axis=1, dtype=np.int32) <= room))
+    items = np.nonzero(keep)[1].reshape(-1, k)
+    kept = np.take_along_axis(scores, items, axis=1)
+    order = np.argsort(-kept, axis=1, kind="stable")
+    return np.take_along_axis(items, order, axis=1), np.take_along_axis(kept, order, axis=1)

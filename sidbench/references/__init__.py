@@ -1,0 +1,1 @@
+"""The built-in references; one file each."""
