@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,13 +47,27 @@ class Ranking:
 
     def sizes(self) -> NDArray[np.int64]:
         """(users, places): how many items stand at each place; 0 past the end or where all are hidden."""
-        sizes = np.where(self.groups >= 0, np.diff(self.offsets)[self.groups], 0)
+        sizes = np.where(self.groups >= 0, np.diff(self.offsets)[self.groups], 0).astype(np.int64)
         if self.hidden is not None:
-            group_of = self.group_of
-            for user, items in enumerate(self.hidden):
-                gone = group_of[np.unique(items)]
-                sizes[user] -= (self.groups[user][:, None] == gone).sum(axis=1)
+            user, item = _pairs(self.hidden, len(self.members))
+            # One sorted list of (user, group) numbers finds the place of every hidden item at once.
+            n_groups = len(self.offsets)
+            rows = np.arange(len(self))[:, None]
+            keys = np.where(self.groups >= 0, rows * n_groups + self.groups, -1).reshape(-1)
+            order = np.argsort(keys, kind="stable")
+            wanted = user * n_groups + self.group_of[item]
+            at = np.searchsorted(keys, wanted, sorter=order)
+            at = order[np.minimum(at, len(order) - 1)] if len(order) else at[:0]
+            listed = at[keys[at] == wanted] if len(order) else at
+            sizes -= np.bincount(listed, minlength=sizes.size).reshape(sizes.shape)
         return sizes
+
+    def hides(self, items: NDArray[Any]) -> NDArray[np.bool_]:
+        """Whether `items[u]` is hidden from user u."""
+        if self.hidden is None:
+            return np.zeros(len(self), dtype=bool)
+        user = np.repeat(np.arange(len(self)), self.hidden.lengths)
+        return np.bincount(user[self.hidden.items == items[user]], minlength=len(self)) > 0
 
     def items(self, user: int, k: int) -> NDArray[np.int32]:
         """The first k items of one user's list; inside a group in no meaningful order."""
@@ -68,3 +83,10 @@ class Ranking:
             out.append(inside)
             found += len(inside)
         return np.concatenate(out)[:k] if out else np.zeros(0, dtype=np.int32)
+
+
+def _pairs(sequences: Sequences, n_items: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Every (row, item) once, however often the row names the item."""
+    row = np.repeat(np.arange(len(sequences)), sequences.lengths)
+    both = np.unique(row * n_items + sequences.items)
+    return both // n_items, both % n_items

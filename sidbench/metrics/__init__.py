@@ -1,0 +1,39 @@
+"""Every number on the board: declared once, with its source, direction, format and legend."""
+
+from __future__ import annotations
+
+from sidbench.errors import unknown
+from sidbench.metrics import clock, codebook, collisions, ranks
+from sidbench.metrics.codebook import codebook_metrics, reconstruction_metrics
+from sidbench.metrics.collisions import collision_metrics, floor_metrics
+from sidbench.metrics.metric import ABSENT, Metric
+from sidbench.metrics.ranks import Places, places, ranking_metrics
+
+__all__ = [
+    "ABSENT",
+    "METRICS",
+    "Metric",
+    "Places",
+    "codebook_metrics",
+    "collision_metrics",
+    "floor_metrics",
+    "metric",
+    "places",
+    "ranking_metrics",
+    "reconstruction_metrics",
+]
+
+#: In the order of the board's columns. Families stand under their name with @K.
+METRICS: dict[str, Metric] = {
+    m.name: m for m in (*ranks.METRICS, *collisions.METRICS, *codebook.METRICS, *clock.METRICS)
+}
+
+
+def metric(name: str) -> Metric:
+    """The metric of a name as records use it: `metric("recall@10")`, `metric("fit_seconds")`."""
+    family, at, cutoff = name.partition("@")
+    if at and cutoff.isdigit() and f"{family}@K" in METRICS:
+        return METRICS[f"{family}@K"].at(int(cutoff))
+    if name in METRICS:
+        return METRICS[name]
+    raise unknown("metric", name, METRICS)

@@ -1,0 +1,97 @@
+"""Codebooks: how much of each level is used, how evenly, and how much of the embedding the codes keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidbench.dataset import Embeddings
+from sidbench.metrics.metric import Metric
+from sidbench.sids import Codes
+
+
+def utilization(codes: Codes, sizes: tuple[int, ...]) -> list[float]:
+    """Per level: codes that some item has / size of the level."""
+    return [
+        float(np.count_nonzero(_counts(codes[:, level], size)) / size) for level, size in enumerate(sizes)
+    ]
+
+
+def perplexity(codes: Codes, sizes: tuple[int, ...]) -> list[float]:
+    """Per level: exp of the entropy of the code frequencies, an effective number of codes."""
+    out = []
+    for level, size in enumerate(sizes):
+        counts = _counts(codes[:, level], size)
+        p = counts[counts > 0] / max(1, counts.sum())
+        out.append(float(np.exp(-(p * np.log(p)).sum())) if len(p) else 0.0)
+    return out
+
+
+def codebook_metrics(codes: Codes, sizes: tuple[int, ...]) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Scalars for the board and the per-level vectors behind them. Ends of short SIDs (-1) do not count."""
+    levels = {"utilization": utilization(codes, sizes), "perplexity": perplexity(codes, sizes)}
+    scalars = {
+        "utilization": float(np.mean(levels["utilization"])),
+        "utilization_min": float(min(levels["utilization"])),
+        "perplexity": float(np.mean(levels["perplexity"])),
+        "perplexity_min": float(min(levels["perplexity"])),
+    }
+    return scalars, levels
+
+
+def reconstruction_metrics(
+    x: Embeddings, codes: Codes, reconstruct: Callable[[Codes], NDArray[np.float32]], *, chunk: int = 65_536
+) -> dict[str, float]:
+    """The relative error, read and rebuilt in chunks. Empty where all embeddings are equal: 0 / 0."""
+    pieces = [slice(s, s + chunk) for s in range(0, len(x), chunk)]
+    total = np.zeros(x.shape[1])
+    for p in pieces:
+        total += x[p].sum(axis=0, dtype=np.float64)
+    mean = total / len(x)
+    lost = spread = 0.0
+    for p in pieces:
+        rows = x[p].astype(np.float64)
+        lost += float(np.square(rows - reconstruct(codes[p])).sum())
+        spread += float(np.square(rows - mean).sum())
+    # Equal rows leave only the rounding of their mean.
+    negligible = 1e-24 * len(x) * float(np.square(mean).sum())
+    return {"reconstruction_error": lost / spread} if spread > negligible else {}
+
+
+def _counts(column: NDArray[np.int32], size: int) -> NDArray[np.int64]:
+    return np.bincount(column[column >= 0], minlength=size)
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        name="utilization", label="Utilization", source="sids", direction="higher", format=".1%",
+        secondary=True,
+        legend="Codes that some item has / codes there are, mean over the tokenizer's levels. Full use says "
+        "nothing about quality, random codes reach it; a low value does say that capacity is wasted.",
+    ),
+    Metric(
+        name="utilization_min", label="Utilization, worst level", source="sids", direction="higher",
+        format=".1%", secondary=True,
+        legend="The same share at the level that uses least of its codes.",
+    ),
+    Metric(
+        name="perplexity", label="Perplexity", source="sids", direction="higher", format=",.1f",
+        secondary=True,
+        legend="exp(−Σ p ln p) of the code frequencies over items: the codes in effective use, mean over the "
+        " tokenizer's levels (so it grows with the size of the levels). Even use is not good use: "
+        "random codes come near the maximum.",
+    ),
+    Metric(
+        name="perplexity_min", label="Perplexity, worst level", source="sids", direction="higher",
+        format=",.1f", secondary=True,
+        legend="The same at the level that is used least evenly.",
+    ),
+    Metric(
+        name="reconstruction_error", label="Reconstruction error", source="tokenizer", direction="lower",
+        legend="Σ|x − x̂|² / Σ|x − mean(x)|² over all items: 0 is perfect, 1 is no better than always the "
+        "mean. Only for tokenizers that declare `reconstruct`, on the codes before the resolver. A small "
+        "error does not promise good recommendations.",
+    ),
+)  # fmt: skip
