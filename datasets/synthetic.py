@@ -110,12 +110,14 @@ class Catalogue:
         """An item of each leaf, the popular ones more often."""
         low, high = self.cumulative[self.start[leaf]], self.cumulative[self.start[leaf + 1]]
         at = np.searchsorted(self.cumulative, low + rng.random(len(leaf)) * (high - low), side="right") - 1
-        return self.shelf.take(np.clip(at, self.start[leaf], self.start[leaf + 1] - 1))
+        items: NDArray[np.int32] = self.shelf[np.clip(at, self.start[leaf], self.start[leaf + 1] - 1)]
+        return items
 
     def pick_any(self, rng: Rng, count: int) -> NDArray[np.int32]:
         """Items of the whole catalogue, the popular ones more often."""
         at = np.searchsorted(self.cumulative, rng.random(count) * self.cumulative[-1], side="right") - 1
-        return self.shelf.take(np.minimum(at, len(self.shelf) - 1))
+        items: NDArray[np.int32] = self.shelf[np.minimum(at, len(self.shelf) - 1)]
+        return items
 
     def fill(self, x: Embeddings) -> None:
         """Write every item's vector into x, a block at a time: unit norm, a hierarchy plus noise."""

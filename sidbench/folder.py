@@ -1,0 +1,361 @@
+"""Folder: any data on disk as `items.npy` and/or `items.parquet` beside `sequences.parquet`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from sidbench.dataset import Corpus, Dataset, Embeddings, Sequences, check_embeddings, open_rows, scramble
+from sidbench.errors import DataError, UsageError, nearest
+
+Rows = NDArray[np.int64]
+
+# A larger file of vectors stays on disk and is read through a memmap.
+IN_MEMORY = 1 << 30
+ITEM, USER, TIME = ("item", "item_id", "id"), ("user", "user_id"), ("timestamp", "time")
+
+
+class Folder(Dataset):
+    """A folder of your own: items.npy and/or items.parquet, and sequences.parquet.
+
+    items.npy        (items, dimensions) numbers, read as float32; row i belongs to row i of items.parquet
+    items.parquet    `item` (any integers or text; 0..n-1 without this file), and, where they are known,
+                     `title`, `embedding` (lists; used without items.npy), `categories` (lists, broad to narrow)
+    sequences.parquet  one row a user: `user`, `items` and perhaps `timestamps`, both lists, oldest first;
+                     or one row an event: `user`, `item`, `timestamp`
+
+    Events are ordered by time. Where times are equal, `ties` decides: `file` keeps the order of the file,
+    `shuffle` orders by a fixed hash of user and item, so that the order inside a tie carries nothing.
+    """
+
+    name = "folder"
+    variant = "path"
+
+    path: Path
+    ties: Literal["file", "shuffle"] = "file"
+
+    def load(self) -> Corpus:
+        folder = self.path.expanduser()
+        if not folder.is_dir():
+            raise DataError(
+                f"no folder {folder}: expected one with sequences.parquet and items.npy or items.parquet"
+            )
+        items = read_items(folder)
+        events = read_events(folder / "sequences.parquet", items.ids)
+        sequences, notes = events.ordered(self.ties)
+        return Corpus(
+            name=folder.resolve().name,
+            embeddings=items.embeddings,
+            item_ids=as_numpy(items.ids),
+            sequences=sequences,
+            user_ids=as_numpy(events.user_ids),
+            titles=items.titles,
+            categories=items.categories,
+            notes=(*items.notes, *notes),
+        )
+
+
+def find_folder(spec: str) -> Path | None:
+    """The folder that a dataset's name on the command line means, if any.
+
+    A bare name is looked up in the folders of SIDBENCH_DATA, then here; anything else is a path.
+    """
+    given = Path(spec).expanduser()
+    places = [Path(p).expanduser() for p in os.environ.get("SIDBENCH_DATA", "").split(os.pathsep) if p]
+    bare = spec not in ("", ".", "..") and given.name == spec
+    for folder in [place / spec for place in places if bare] + [given]:
+        if spec and folder.is_dir():
+            return folder
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """The catalogue as the files hold it; `ids` is an arrow array of integers or text."""
+
+    ids: pa.Array
+    embeddings: Embeddings
+    titles: NDArray[np.str_] | None
+    categories: NDArray[np.int32] | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """Who did what: row e is item `items[e]` by user number `users[e]`, in the order of the file."""
+
+    file: Path
+    users: Rows
+    items: Rows
+    times: NDArray[Any] | None
+    user_ids: pa.Array
+
+    def ordered(self, ties: str) -> tuple[Sequences, tuple[str, ...]]:
+        """Each user's items by time, and what people should know about equal times."""
+        if self.times is None:
+            if ties == "shuffle":
+                raise UsageError(
+                    f"ties = 'shuffle' needs timestamps, and {self.file} has none; "
+                    "add a column `timestamps` or leave ties = 'file'"
+                )
+            order = np.argsort(self.users, kind="stable")
+            return self._rows(order), ("no timestamps: the order of the file stands for time",)
+        # Mixed with the user: were it a hash of the item alone, one order would hold for everybody.
+        mixed = scramble(self.items.astype(np.uint64) ^ scramble(self.users.astype(np.uint64), 1), 2)
+        order = np.lexsort(
+            ((mixed, self.times, self.users) if ties == "shuffle" else (self.times, self.users))
+        )
+        users, times = self.users[order], self.times[order]
+        tied = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+        is_last = np.append(users[1:] != users[:-1], True)[1:]
+        note = (
+            f"{tied.sum():,} of {max(len(users) - 1, 0):,} neighbouring events share user and timestamp, and "
+            f"{(tied & is_last).sum():,} users' last two do; inside a tie the order is "
+            + ("that of the file (ties = 'file')" if ties == "file" else "a hash (ties = 'shuffle')")
+        )
+        return self._rows(order), (note,) if tied.any() else ()
+
+    def _rows(self, order: Rows) -> Sequences:
+        offsets = np.zeros(len(self.user_ids) + 1, dtype=np.int64)
+        np.cumsum(np.bincount(self.users, minlength=len(self.user_ids)), out=offsets[1:])
+        return Sequences(self.items[order].astype(np.int32), offsets)
+
+
+def read_items(folder: Path) -> Items:
+    """items.npy and items.parquet, whichever there are."""
+    vectors, about = folder / "items.npy", folder / "items.parquet"
+    if not vectors.is_file() and not about.is_file():
+        raise DataError(f"{folder} holds neither items.npy nor items.parquet: item embeddings are missing")
+    table = read_parquet(about) if about.is_file() else None
+    notes: list[str] = []
+    if vectors.is_file():
+        x = read_vectors(vectors)
+    elif table is not None and "embedding" in table.column_names:
+        x = as_float32(list_matrix(table.column("embedding"), f"{about}: column embedding"), str(about))
+    else:
+        raise DataError(
+            f"{about} has no column `embedding` and there is no items.npy beside it; add one of the two. "
+            f"Columns: {', '.join(table.column_names) if table is not None else 'none'}."
+        )
+    if table is None:
+        return Items(pa.array(np.arange(len(x))), x, None, None, ())
+    if len(table) != len(x):
+        raise DataError(
+            f"{about} has {len(table):,} rows, items.npy has {len(x):,}; row i of both must be one item"
+        )
+    ids = identifiers(column(table, ITEM, about), about)
+    counts = pc.value_counts(ids)
+    repeats = np.asarray(counts.field("counts")) > 1
+    if repeats.any():
+        first = counts.field("values")[int(repeats.argmax())].as_py()
+        raise DataError(
+            f"{about}: {len(ids) - len(counts):,} of {len(ids):,} item ids repeat an earlier one, "
+            f"first {first!r}; every item must stand once"
+        )
+    if vectors.is_file() and pa.types.is_integer(ids.type) and (np.diff(np.asarray(ids)) < 0).any():
+        notes.append("item ids do not ascend in items.parquet; row i of items.npy is taken for its row i")
+    titles = None
+    if "title" in table.column_names:
+        titles = as_numpy(pc.fill_null(table.column("title").cast(pa.string()), ""))
+    return Items(ids, x, titles, read_categories(table, notes), tuple(notes))
+
+
+def read_vectors(path: Path) -> Embeddings:
+    """items.npy as float32; a large float32 file stays on disk."""
+    large = path.stat().st_size > IN_MEMORY
+    try:
+        x = open_rows(path) if large else np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        raise DataError(
+            f"{path} cannot be read as an array of numbers ({e}); write it with np.save"
+        ) from None
+    return as_float32(x, str(path))
+
+
+def as_float32(x: NDArray[Any], where: str) -> Embeddings:
+    """Numbers of any width as float32, checked."""
+    if x.dtype.kind not in "fiu":
+        raise DataError(f"{where}: embeddings are {x.dtype}; expected float16, float32 or float64 numbers")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused next
+        y: Embeddings = x.astype(np.float32, copy=False)
+    check_embeddings(y, where)
+    return y
+
+
+def read_categories(table: pa.Table, notes: list[str]) -> NDArray[np.int32] | None:
+    """Column `categories` as numbers: at each level one for each distinct path from the root."""
+    if "categories" not in table.column_names:
+        return None
+    lists = table.column("categories").combine_chunks()
+    kind = lists.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        notes.append(f"column categories holds {kind}, not lists: no category tree is known")
+        return None
+    depths = pc.unique(pc.list_value_length(lists)).to_pylist()
+    if len(depths) != 1 or not depths[0]:
+        notes.append("the lists of column categories differ in length: no category tree is known")
+        return None
+    names = pc.fill_null(lists.flatten().cast(pa.string()), "").dictionary_encode().indices
+    codes = np.asarray(names, dtype=np.int64).reshape(len(lists), -1)
+    levels = [np.unique(codes[:, : depth + 1], axis=0, return_inverse=True)[1] for depth in range(depths[0])]
+    return np.stack([level.reshape(-1) for level in levels], axis=1).astype(np.int32)
+
+
+def read_events(path: Path, ids: pa.Array) -> Events:
+    """sequences.parquet in either layout, its items as rows of the catalogue."""
+    table = read_parquet(path)
+    names = table.column_names
+    user = identifiers(column(table, USER, path), path)
+    if "items" in names:
+        lists = column(table, ("items",), path)
+        if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
+            raise DataError(
+                f"{path}: column items holds {lists.type}; expected a list of item ids for each user"
+            )
+        lengths = np.asarray(pc.list_value_length(lists))
+        users = np.repeat(np.arange(len(user)), lengths)
+        user_ids, items, times = user, lists.flatten(), None
+        if len(pc.unique(user)) < len(user):
+            raise DataError(
+                f"{path}: a user stands on two rows; give each user one list, or one row an event"
+            )
+        if "timestamps" in names:
+            stamps = column(table, ("timestamps",), path)
+            kind = stamps.type
+            if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+                raise DataError(
+                    f"{path}: column timestamps holds {kind}; expected a list of times for each user"
+                )
+            different = np.flatnonzero(np.asarray(pc.list_value_length(stamps)) != lengths)
+            if len(different):
+                first = user[int(different[0])].as_py()
+                raise DataError(
+                    f"{path}: {len(different):,} users have more or fewer timestamps than items, first user {first!r}"
+                )
+            times = clock(stamps.flatten(), path)
+    elif any(name in names for name in ITEM):
+        items = column(table, ITEM, path)
+        times = clock(column(table, TIME, path), path)
+        encoded = user.dictionary_encode()
+        user_ids, users = encoded.dictionary, np.asarray(encoded.indices, dtype=np.int64)
+    else:
+        raise DataError(
+            f"{path} has columns {', '.join(names)}; expected `user` and `items` (lists), "
+            "or `user`, `item` and `timestamp`"
+        )
+    if not len(items):
+        raise DataError(f"{path} holds no events; leave-one-out needs users with at least 3")
+    rows = rows_of(identifiers(items, path), ids, path, user_ids, users)
+    return Events(path, users, rows, times, user_ids)
+
+
+def rows_of(items: pa.Array, ids: pa.Array, path: Path, user_ids: pa.Array, users: Rows) -> Rows:
+    """The catalogue row of every event; an item that the catalogue does not hold is an error that says where."""
+    if items.type != ids.type:
+        raise DataError(
+            f"{path}: items are {items.type}, but the ids of the catalogue are {ids.type} "
+            f"(such as {ids[0].as_py()!r}); write both as the same type"
+        )
+    found = pc.index_in(items, value_set=ids)
+    if found.null_count:
+        bad = np.flatnonzero(np.asarray(found.is_null()))
+        distinct = len(pc.unique(items.take(pa.array(bad))))
+        first, owner = items[int(bad[0])].as_py(), user_ids[int(users[bad[0]])].as_py()
+        raise DataError(
+            f"{path}: {len(bad):,} of {len(items):,} events name {distinct:,} items that the catalogue of "
+            f"{len(ids):,} does not hold, first item {first!r} of user {owner!r}; add these items or drop the events"
+        )
+    return np.asarray(found, dtype=np.int64)
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """A whole table, or one line that says why not."""
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; `sidbench list datasets` describes the folder layout") from None
+    except (OSError, pa.ArrowException) as e:
+        raise DataError(
+            f"{path} cannot be read as parquet ({str(e).splitlines()[0]}); write it again"
+        ) from None
+
+
+def column(table: pa.Table, names: tuple[str, ...], path: Path) -> pa.Array:
+    """The column of this name, without gaps."""
+    for name in names:
+        if name in table.column_names:
+            array = table.column(name).combine_chunks()
+            if array.null_count:
+                raise DataError(
+                    f"{path}: column {name} has {array.null_count:,} empty cells, first in row "
+                    f"{int(np.asarray(array.is_null()).argmax())}; fill or drop them"
+                )
+            return array
+    raise DataError(
+        f"{path} has no column {names[0]!r}{nearest(names[0], table.column_names)} "
+        f"Columns: {', '.join(table.column_names)}."
+    )
+
+
+def identifiers(array: pa.Array, path: Path) -> pa.Array:
+    """Ids as int64 or text, whatever width or encoding the file has."""
+    kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+    if array.null_count:
+        raise DataError(f"{path}: {array.null_count:,} ids are empty; fill or drop them")
+    if pa.types.is_integer(kind):
+        try:
+            return array.cast(pa.int64())
+        except pa.ArrowInvalid as e:
+            raise DataError(f"{path}: ids do not fit 64-bit integers ({e}); write them as text") from None
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return array.cast(pa.string())
+    raise DataError(f"{path}: ids are {kind}; expected integers or text")
+
+
+def clock(array: pa.Array, path: Path) -> NDArray[Any]:
+    """Times as numbers that sort."""
+    kind = array.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date64(kind):
+        array = array.cast(pa.int64())
+    elif pa.types.is_date32(kind):
+        array = array.cast(pa.int32())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise DataError(f"{path}: timestamps are {kind}; expected numbers or dates")
+    times = array.to_numpy(zero_copy_only=False)
+    if array.null_count or (times.dtype.kind == "f" and np.isnan(times).any()):
+        raise DataError(f"{path}: some timestamps are empty; fill or drop these events")
+    return np.asarray(times)
+
+
+def list_matrix(lists: pa.ChunkedArray, where: str) -> NDArray[Any]:
+    """A column of equally long lists of numbers as a matrix."""
+    array = lists.combine_chunks()
+    kind = array.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        raise DataError(f"{where} holds {kind}; expected a list of numbers for each item")
+    lengths = pc.unique(pc.list_value_length(array)).to_pylist()
+    if len(lengths) > 1 or array.null_count:
+        raise DataError(
+            f"{where} holds lists of {len(lengths)} different lengths; expected one vector length for all"
+        )
+    flat = array.flatten()
+    if flat.null_count:
+        raise DataError(f"{where} has {flat.null_count:,} empty cells; expected numbers")
+    return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(array), lengths[0] if lengths else 0)
+
+
+def as_numpy(ids: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """Ids or titles as a NumPy array: int64, or fixed-width text."""
+    return (
+        np.asarray(ids.to_numpy())
+        if pa.types.is_integer(ids.type)
+        else np.array(ids.to_pylist(), dtype=np.str_)
+    )
