@@ -20,17 +20,18 @@ Rows = NDArray[np.int64]
 
 # A larger file of vectors stays on disk and is read through a memmap.
 IN_MEMORY = 1 << 30
+LAYOUT = "`user` and `items` (lists), or `user`, `item` and `timestamp`"
 ITEM, USER, TIME = ("item", "item_id", "id"), ("user", "user_id"), ("timestamp", "time")
 
 
 class Folder(Dataset):
     """A folder of your own: items.npy and/or items.parquet, and sequences.parquet.
 
-    items.npy        (items, dimensions) numbers, read as float32; row i belongs to row i of items.parquet
-    items.parquet    `item` (any integers or text; 0..n-1 without this file), and, where they are known,
-                     `title`, `embedding` (lists; used without items.npy), `categories` (lists, broad to narrow)
-    sequences.parquet  one row a user: `user`, `items` and perhaps `timestamps`, both lists, oldest first;
-                     or one row an event: `user`, `item`, `timestamp`
+    - items.npy: (items, dimensions) numbers, read as float32; row i is row i of items.parquet.
+    - items.parquet: `item` (integers or text; 0..n-1 without this file) and, where known, `title`,
+      `embedding` (lists; used without items.npy), `categories` (equally long lists, broad to narrow).
+    - sequences.parquet: a row a user with `user`, `items` and perhaps `timestamps`, both lists, oldest
+      first; or a row an event with `user`, `item`, `timestamp`.
 
     Events are ordered by time. Where times are equal, `ties` decides: `file` keeps the order of the file,
     `shuffle` orders by a fixed hash of user and item, so that the order inside a tie carries nothing.
@@ -110,9 +111,7 @@ class Events:
             return self._rows(order), ("no timestamps: the order of the file stands for time",)
         # Mixed with the user: were it a hash of the item alone, one order would hold for everybody.
         mixed = scramble(self.items.astype(np.uint64) ^ scramble(self.users.astype(np.uint64), 1), 2)
-        order = np.lexsort(
-            ((mixed, self.times, self.users) if ties == "shuffle" else (self.times, self.users))
-        )
+        order = np.lexsort((mixed, self.times, self.users) if ties == "shuffle" else (self.times, self.users))
         users, times = self.users[order], self.times[order]
         tied = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
         is_last = np.append(users[1:] != users[:-1], True)[1:]
@@ -139,7 +138,7 @@ def read_items(folder: Path) -> Items:
     if vectors.is_file():
         x = read_vectors(vectors)
     elif table is not None and "embedding" in table.column_names:
-        x = as_float32(list_matrix(table.column("embedding"), f"{about}: column embedding"), str(about))
+        x = as_float32(matrix(list_column(table, "embedding", about), about), str(about))
     else:
         raise DataError(
             f"{about} has no column `embedding` and there is no items.npy beside it; add one of the two. "
@@ -192,13 +191,10 @@ def as_float32(x: NDArray[Any], where: str) -> Embeddings:
 
 def read_categories(table: pa.Table, notes: list[str]) -> NDArray[np.int32] | None:
     """Column `categories` as numbers: at each level one for each distinct path from the root."""
-    if "categories" not in table.column_names:
+    # Text in this column is somebody's free-form label; only lists say what is above what.
+    if "categories" not in table.column_names or not is_list(table.column("categories").type):
         return None
     lists = table.column("categories").combine_chunks()
-    kind = lists.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        notes.append(f"column categories holds {kind}, not lists: no category tree is known")
-        return None
     depths = pc.unique(pc.list_value_length(lists)).to_pylist()
     if len(depths) != 1 or not depths[0]:
         notes.append("the lists of column categories differ in length: no category tree is known")
@@ -215,50 +211,36 @@ def read_events(path: Path, ids: pa.Array) -> Events:
     names = table.column_names
     user = identifiers(column(table, USER, path), path)
     if "items" in names:
-        lists = column(table, ("items",), path)
-        if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
-            raise DataError(
-                f"{path}: column items holds {lists.type}; expected a list of item ids for each user"
-            )
+        lists = list_column(table, "items", path)
         lengths = np.asarray(pc.list_value_length(lists))
-        users = np.repeat(np.arange(len(user)), lengths)
-        user_ids, items, times = user, lists.flatten(), None
+        users, user_ids = np.repeat(np.arange(len(user)), lengths), user
         if len(pc.unique(user)) < len(user):
             raise DataError(
-                f"{path}: a user stands on two rows; give each user one list, or one row an event"
+                f"{path}: a user stands on two rows; expected one list a user, or one row an event"
             )
+        items, times = lists.flatten(), None
         if "timestamps" in names:
-            stamps = column(table, ("timestamps",), path)
-            kind = stamps.type
-            if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+            stamps = list_column(table, "timestamps", path)
+            odd = np.flatnonzero(np.asarray(pc.list_value_length(stamps)) != lengths)
+            if len(odd):
                 raise DataError(
-                    f"{path}: column timestamps holds {kind}; expected a list of times for each user"
-                )
-            different = np.flatnonzero(np.asarray(pc.list_value_length(stamps)) != lengths)
-            if len(different):
-                first = user[int(different[0])].as_py()
-                raise DataError(
-                    f"{path}: {len(different):,} users have more or fewer timestamps than items, first user {first!r}"
+                    f"{path}: {len(odd):,} users have unequally many items and timestamps, "
+                    f"first user {user[int(odd[0])].as_py()!r}; every item needs its time"
                 )
             times = clock(stamps.flatten(), path)
     elif any(name in names for name in ITEM):
-        items = column(table, ITEM, path)
-        times = clock(column(table, TIME, path), path)
+        items, times = column(table, ITEM, path), clock(column(table, TIME, path), path)
         encoded = user.dictionary_encode()
-        user_ids, users = encoded.dictionary, np.asarray(encoded.indices, dtype=np.int64)
+        users, user_ids = np.asarray(encoded.indices, dtype=np.int64), encoded.dictionary
     else:
-        raise DataError(
-            f"{path} has columns {', '.join(names)}; expected `user` and `items` (lists), "
-            "or `user`, `item` and `timestamp`"
-        )
+        raise DataError(f"{path} has columns {', '.join(names)}; expected {LAYOUT}")
     if not len(items):
-        raise DataError(f"{path} holds no events; leave-one-out needs users with at least 3")
-    rows = rows_of(identifiers(items, path), ids, path, user_ids, users)
-    return Events(path, users, rows, times, user_ids)
+        raise DataError(f"{path} holds no events; expected {LAYOUT}")
+    return Events(path, users, rows_of(identifiers(items, path), ids, path, user_ids, users), times, user_ids)
 
 
 def rows_of(items: pa.Array, ids: pa.Array, path: Path, user_ids: pa.Array, users: Rows) -> Rows:
-    """The catalogue row of every event; an item that the catalogue does not hold is an error that says where."""
+    """The catalogue row of every event; an item that is not there is an error that says where."""
     if items.type != ids.type:
         raise DataError(
             f"{path}: items are {items.type}, but the ids of the catalogue are {ids.type} "
@@ -271,7 +253,8 @@ def rows_of(items: pa.Array, ids: pa.Array, path: Path, user_ids: pa.Array, user
         first, owner = items[int(bad[0])].as_py(), user_ids[int(users[bad[0]])].as_py()
         raise DataError(
             f"{path}: {len(bad):,} of {len(items):,} events name {distinct:,} items that the catalogue of "
-            f"{len(ids):,} does not hold, first item {first!r} of user {owner!r}; add these items or drop the events"
+            f"{len(ids):,} does not hold, first item {first!r} of user {owner!r}; "
+            "add these items or drop the events"
         )
     return np.asarray(found, dtype=np.int64)
 
@@ -281,7 +264,7 @@ def read_parquet(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except FileNotFoundError:
-        raise DataError(f"{path} is missing; `sidbench list datasets` describes the folder layout") from None
+        raise DataError(f"{path} is missing; expected a parquet file with {LAYOUT}") from None
     except (OSError, pa.ArrowException) as e:
         raise DataError(
             f"{path} cannot be read as parquet ({str(e).splitlines()[0]}); write it again"
@@ -335,21 +318,28 @@ def clock(array: pa.Array, path: Path) -> NDArray[Any]:
     return np.asarray(times)
 
 
-def list_matrix(lists: pa.ChunkedArray, where: str) -> NDArray[Any]:
-    """A column of equally long lists of numbers as a matrix."""
-    array = lists.combine_chunks()
-    kind = array.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        raise DataError(f"{where} holds {kind}; expected a list of numbers for each item")
-    lengths = pc.unique(pc.list_value_length(array)).to_pylist()
-    if len(lengths) > 1 or array.null_count:
+def list_column(table: pa.Table, name: str, path: Path) -> pa.Array:
+    """A column of lists, without gaps between them."""
+    array = column(table, (name,), path)
+    if not is_list(array.type):
+        raise DataError(f"{path}: column {name} holds {array.type}; expected a list in each row")
+    return array
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Lists of any width."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def matrix(lists: pa.Array, path: Path) -> NDArray[Any]:
+    """Equally long lists of numbers as a matrix."""
+    flat, lengths = lists.flatten(), pc.unique(pc.list_value_length(lists)).to_pylist()
+    if len(lengths) > 1 or flat.null_count:
         raise DataError(
-            f"{where} holds lists of {len(lengths)} different lengths; expected one vector length for all"
+            f"{path}: the lists of column embedding have {len(lengths)} different lengths and "
+            f"{flat.null_count:,} empty cells; expected as many numbers for every item"
         )
-    flat = array.flatten()
-    if flat.null_count:
-        raise DataError(f"{where} has {flat.null_count:,} empty cells; expected numbers")
-    return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(array), lengths[0] if lengths else 0)
+    return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(lists), lengths[0] if lengths else 0)
 
 
 def as_numpy(ids: pa.Array | pa.ChunkedArray) -> NDArray[Any]:

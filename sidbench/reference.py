@@ -31,14 +31,14 @@ class Reference(Plugin, ABC):
 
 def best(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k highest scores of each row, best first; equal scores in the order of the columns."""
-    k = min(k, scores.shape[1])
-    # Which items enter must not hang on how a partition happens to place equal scores: keep all that are
-    # above the k-th score, then the first columns among those equal to it.
-    kth = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
-    above = scores > kth
-    level = scores == kth
-    room = k - above.sum(axis=1, keepdims=True)
-    keep = above | (level & (np.cumsum(level, axis=1, dtype=np.int32) <= room))
+    n = scores.shape[1]
+    k = min(k, n)
+    kth = np.partition(scores, n - k, axis=1)[:, n - k, None]
+    keep = scores >= kth
+    # Which of equal scores enter must not hang on how a partition happens to place them: the first columns.
+    for row in np.flatnonzero(keep.sum(axis=1) > k):
+        level = np.flatnonzero(scores[row] == kth[row])
+        keep[row, level[k - int(keep[row].sum()) :]] = False
     items = np.nonzero(keep)[1].reshape(-1, k)
     kept = np.take_along_axis(scores, items, axis=1)
     order = np.argsort(-kept, axis=1, kind="stable")
