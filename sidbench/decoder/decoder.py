@@ -1,0 +1,310 @@
+"""Decoder: what every tokenizer's SIDs are judged by; trained on windows, searched under a trie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import Self
+
+from sidbench import progress
+from sidbench.dataset import Sequences
+from sidbench.decoder.inputs import Inputs, Reader, Windows
+from sidbench.decoder.model import Shape, Transformer
+from sidbench.decoder.noise import Noise
+from sidbench.decoder.search import beam_search
+from sidbench.decoder.training import Weights, negative_log_likelihood, schedule
+from sidbench.decoder.trie import Trie
+from sidbench.errors import DataError, SidbenchError, UsageError, unknown
+from sidbench.plugin import Plugin
+from sidbench.protocol import Split, Targets
+from sidbench.ranking import Ranking
+from sidbench.sids import SIDs
+
+Count = Annotated[int, Field(ge=1)]
+
+#: Encoder tokens of one piece of a training batch: on a processor what stays in its cache is far cheaper.
+PIECE_TOKENS = {"cpu": 2_560, "cuda": 1 << 18}
+#: Numbers that one level of search may make at once.
+SEARCH_FLOATS = {"cpu": 1 << 20, "cuda": 1 << 26}
+
+
+class Decoder(Plugin):
+    """A TIGER-style encoder-decoder transformer with exact beam search under the trie of all SIDs."""
+
+    kind = "decoder"
+    name = "tiger"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        # A few thousand users on two cores, in about ten seconds.
+        "quick": {},
+        # Ten thousand items: minutes on a GPU.
+        "standard": {
+            "width": 128, "encoder_layers": 2, "decoder_layers": 2, "heads": 4, "head_width": 32,
+            "feed_forward": 512, "dropout": 0.1, "history": 20, "tokens": "codes", "batch": 256,
+            "learning_rate": 1e-3, "warmup": 500, "steps": 20_000, "eval_every": 500, "patience": 8,
+            "valid_users": 2_000, "beam": 50,
+        },
+        # The sizes of Rajput et al. 2023.
+        "paper": {
+            "width": 128, "encoder_layers": 4, "decoder_layers": 4, "heads": 6, "head_width": 64,
+            "feed_forward": 1024, "dropout": 0.1, "history": 20, "user_tokens": 2_000, "tokens": "codes",
+            "batch": 256, "learning_rate": 1e-3, "warmup": 2_000, "steps": 200_000, "eval_every": 2_000,
+            "patience": 10, "valid_users": 5_000, "beam": 50,
+        },
+    }  # fmt: skip
+
+    width: Count = 64
+    encoder_layers: Count = 2
+    decoder_layers: Count = 2
+    heads: Count = 4
+    head_width: Count = 16
+    feed_forward: Count = 256
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    #: Items of a history that are read, the newest ones.
+    history: Count = 10
+    #: Buckets of hashed users, each with a token of its own; 0 = no user token.
+    user_tokens: Annotated[int, Field(ge=0, lt=2**30)] = 0
+    #: What the encoder reads: one token a code, as TIGER does, or one an item, the sum of its codes'.
+    tokens: Literal["codes", "items"] = "items"
+    batch: Count = 256
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    #: Steps of linear warm-up; the rate then falls to zero at the last step.
+    warmup: Count = 50
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    #: The gradient's norm is cut to this.
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    steps: Count = 500
+    eval_every: Count = 100
+    #: Validations in a row without a better one before training stops.
+    patience: Count = 5
+    #: How many validation users select; the same ones every time.
+    valid_users: Count = 500
+    beam: Count = 20
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    device: str = "auto"
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> Decoder:
+        """A decoder with the settings of `quick`, `standard` or `paper`."""
+        if name not in cls.presets:
+            raise unknown("decoder preset", name, cls.presets)
+        return cls(**{**cls.presets[name], **overrides})
+
+    def fit(self, sids: SIDs, split: Split) -> Self:
+        """Train on `split.train`, keep the weights that rank `split.valid` best; never read `split.test`."""
+        if len(sids) != split.n_items:
+            raise DataError(f"{self.name}: {len(sids)} SIDs for a catalogue of {split.n_items} items")
+        windows = Windows(split.train, self.history, self.seed)
+        if not len(windows) or not len(split.valid):
+            raise DataError(
+                f"{self.name}: {len(windows)} training windows and {len(split.valid)} validation users; "
+                "training needs at least one sequence with two items in `train` and one validation user"
+            )
+        self._prepare(sids)
+        weights = Weights(self.model_, self._dtype, self.weight_decay, self.clip)
+        reader = Reader(self.trie_, self.model_.shape, self._dtype)
+        noise = Noise(self.dropout, self.seed, self._device) if self.dropout else None
+        valid = _some(split.valid, self.valid_users)
+        curve: dict[str, list[float]] = {
+            key: [] for key in ("step", "loss", "valid_step", "valid_loss", "valid_ndcg@10")
+        }
+        best, best_weights, best_step, since = -1.0, weights.flat.clone(), 0, 0
+        recent: list[Tensor] = []
+        numbers: dict[str, float] = {}
+        for step in range(1, self.steps + 1):
+            recent.append(self._learn(weights.worker, windows, reader, noise))
+            weights.step(schedule(step - 1, self.steps, self.warmup, self.learning_rate))
+            if step % max(1, self.eval_every // 10) == 0:
+                numbers["loss"] = float(torch.stack(recent).mean())
+                if not math.isfinite(numbers["loss"]):
+                    raise SidbenchError(
+                        f"{self.name}: the training loss is {numbers['loss']} at step {step}; a lower "
+                        f"learning_rate than {self.learning_rate} or more warmup than {self.warmup} may help"
+                    )
+                curve["step"].append(step)
+                curve["loss"].append(numbers["loss"])
+                recent = []
+            if step % self.eval_every == 0 or step == self.steps:
+                ndcg, loss = self._validate(valid)
+                numbers["ndcg@10"] = ndcg
+                curve["valid_step"].append(step)
+                curve["valid_loss"].append(loss)
+                curve["valid_ndcg@10"].append(ndcg)
+                since += 1
+                if ndcg > best:
+                    best, best_weights, best_step, since = ndcg, weights.flat.clone(), step, 0
+            progress.report("train", step, self.steps, **numbers)
+            if since == self.patience:
+                break
+        weights.flat.copy_(best_weights)
+        self.model_.requires_grad_(False)
+        self.curve_, self.windows_ = curve, len(windows)
+        self.steps_, self.best_step_, self.sequences_seen_ = step, best_step, step * self.batch
+        return self
+
+    def recommend(
+        self, histories: Sequences, k: int, users: NDArray[np.integer[Any]] | None = None
+    ) -> Ranking:
+        """The first k places for every history: groups of items that share a SID, by log-probability.
+
+        Every SID has an item, so k places hold at least k items. The beam is `beam` or k, whichever is more.
+        A history may be empty or longer than what is read. `users` matter only where there are user tokens.
+        """
+        if k < 1:
+            raise UsageError(f"{self.name}.recommend: k = {k}; expected at least 1")
+        groups, scores = self._search(histories, users, max(self.beam, k), report=True)
+        return Ranking(groups[:, :k], scores[:, :k], self.trie_.members, self.trie_.offsets)
+
+    def facts(self) -> dict[str, Any]:
+        """What `auto` became and how training went, for the record."""
+        return {
+            "device": str(self._device),
+            "precision": "fp32" if self._dtype == torch.float32 else "bf16",
+            "parameters": sum(p.numel() for p in self.model_.parameters()),
+            "windows": self.windows_,
+            "steps": self.steps_,
+            "best_step": self.best_step_,
+            "sequences_seen": self.sequences_seen_,
+        }
+
+    @property
+    def _device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """What training computes in. A processor without bfloat16 instructions imitates them, slowly."""
+        if self.precision == "auto":
+            native = self._device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+            return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def _prepare(self, sids: SIDs) -> None:
+        """Tables and an untrained model."""
+        self.trie_ = Trie(sids).to(self._device)
+        shape = Shape(
+            sizes=self.trie_.sizes,
+            width=self.width,
+            heads=self.heads,
+            head_width=self.head_width,
+            feed_forward=self.feed_forward,
+            encoder_layers=self.encoder_layers,
+            decoder_layers=self.decoder_layers,
+            history=self.history,
+            user_tokens=self.user_tokens,
+            tokens=self.tokens,
+        )
+        self.model_ = Transformer(shape, self.seed).to(self._device)
+        # Search and validation read the exact weights in single precision: scores stay comparable to the bit.
+        self.reader_ = Reader(self.trie_, shape, torch.float32)
+
+    def _learn(self, model: Transformer, windows: Windows, reader: Reader, noise: Noise | None) -> Tensor:
+        """Gather the gradient of one batch, piece by piece; its mean loss a code."""
+        batch = windows.next(self.batch)
+        goals = self.trie_.item_codes[windows.items[windows.end[batch]].to(self._device)]
+        total = self.trie_.count_codes(goals)
+        parts = []
+        limit = PIECE_TOKENS[self._device.type]
+        for piece, codes in windows.pieces(batch, goals, limit // model.shape.per_item):
+            inputs = reader.read(
+                windows.items, windows.begin[piece], windows.end[piece], windows.users[piece]
+            )
+            losses = negative_log_likelihood(model, inputs, codes, variable=self.trie_.variable, noise=noise)
+            loss = losses.sum() / total
+            loss.backward()  # type: ignore[no-untyped-call]
+            parts.append(loss.detach())
+        return torch.stack(parts).sum()
+
+    def _validate(self, valid: Targets) -> tuple[float, float]:
+        """NDCG@10 at item level and the mean loss a code, on the users that select."""
+        groups, _ = self._search(valid.histories, valid.users, max(self.beam, 10), report=False)
+        ndcg = expected_ndcg(groups, self.trie_.group_of[valid.items], np.diff(self.trie_.offsets), 10)
+        loss, count = 0.0, 0
+        for rows, inputs in self._chunks(valid.histories, valid.users, self._rows(1)):
+            codes = self.trie_.item_codes[torch.from_numpy(valid.items[rows]).long().to(self._device)]
+            with torch.inference_mode():
+                losses = negative_log_likelihood(self.model_, inputs, codes, variable=self.trie_.variable)
+            loss += float(losses.sum())
+            count += self.trie_.count_codes(codes)
+        return float(ndcg.mean()), loss / count
+
+    def _search(
+        self, histories: Sequences, users: NDArray[np.integer[Any]] | None, beam: int, *, report: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        beam = min(beam, len(self.trie_))
+        groups = np.empty((len(histories), beam), dtype=np.int64)
+        scores = np.empty((len(histories), beam), dtype=np.float32)
+        done = 0
+        for rows, inputs in self._chunks(histories, users, self._rows(beam)):
+            with torch.inference_mode():
+                memory = self.model_.encode(inputs.tokens, inputs.users, None, inputs.bias)
+                found, logp = beam_search(self.model_, self.trie_, memory, inputs.bias, beam)
+            groups[rows], scores[rows] = found.cpu().numpy(), logp.cpu().numpy()
+            done += len(rows)
+            if report:
+                progress.report("search", done, len(histories))
+        return groups, scores
+
+    def _rows(self, beam: int) -> int:
+        """How many users at once: as many as keep what one level makes within the limit."""
+        fan = max(
+            min(beam, self.trie_.nodes(i - 1) if i else 1) * self.trie_.fan(i)
+            for i in range(self.trie_.levels)
+        )
+        floats = max(fan, beam * max(self.trie_.sizes), beam * self.feed_forward)
+        return max(1, SEARCH_FLOATS[self._device.type] // floats)
+
+    def _chunks(
+        self, histories: Sequences, users: NDArray[np.integer[Any]] | None, count: int
+    ) -> Iterator[tuple[NDArray[np.int64], Inputs]]:
+        """Row numbers and inputs, longest histories first: like lengths share a chunk, little is padding."""
+        if users is None and self.user_tokens:
+            raise UsageError(
+                f"{self.name}.recommend: user_tokens = {self.user_tokens} needs users = their numbers"
+            )
+        order = np.argsort(-np.minimum(histories.lengths, self.history), kind="stable")
+        items = torch.from_numpy(histories.items.astype(np.int64))
+        number = (
+            np.zeros(len(histories), dtype=np.int64) if users is None else np.asarray(users, dtype=np.int64)
+        )
+        for start in range(0, len(order), count):
+            rows = order[start : start + count]
+            begin, end = (
+                torch.from_numpy(histories.offsets[rows]),
+                torch.from_numpy(histories.offsets[rows + 1]),
+            )
+            yield rows, self.reader_.read(items, begin, end, torch.from_numpy(number[rows]))
+
+
+def expected_ndcg(
+    groups: NDArray[np.int64], goal: NDArray[np.int64], sizes: NDArray[np.int64], k: int
+) -> NDArray[np.float64]:
+    """Item-level NDCG@k of one target a row, expected over the order of the items that share a SID.
+
+    With P items before the target's group and G in it, each place P+1..P+G is as likely as the others.
+    """
+    members = np.where(groups >= 0, sizes[groups], 0)
+    before = members.cumsum(1) - members
+    hit = groups == goal[:, None]
+    first = np.where(hit.any(1), before[np.arange(len(goal)), hit.argmax(1)], k)
+    gains = np.concatenate(([0.0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))))
+    own = sizes[goal]
+    start, stop = np.minimum(first, k), np.minimum(first + own, k)
+    out: NDArray[np.float64] = (gains[stop] - gains[start]) / own
+    return out
+
+
+def _some(valid: Targets, count: int) -> Targets:
+    """The users that select: drawn with a seed of their own, so that every method and seed has the same."""
+    if len(valid) <= count:
+        return valid
+    return valid.take(np.sort(np.random.default_rng(0).choice(len(valid), count, replace=False)))

@@ -1,0 +1,226 @@
+"""The transformer: a pre-norm encoder-decoder in plain torch, for whole targets and for beams."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sidbench.decoder.noise import Noise
+
+#: Keys and values of one decoder layer: (rows, heads, places, head width) each.
+KeyValue = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Everything that decides which weights there are."""
+
+    sizes: tuple[int, ...]
+    width: int
+    heads: int
+    head_width: int
+    feed_forward: int
+    encoder_layers: int
+    decoder_layers: int
+    history: int
+    user_tokens: int
+    tokens: Literal["codes", "items"]
+
+    @property
+    def per_item(self) -> int:
+        """How many places of the encoder one item takes."""
+        return len(self.sizes) if self.tokens == "codes" else 1
+
+
+class Layer(nn.Module):
+    """Self-attention, in a decoder cross-attention, and a feed-forward part; no biases."""
+
+    def __init__(self, shape: Shape, *, cross: bool) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        self.inner = shape.heads * shape.head_width
+        self.self_norm = Norm(shape.width)
+        self.self_in = _weight(3 * self.inner, shape.width)
+        self.self_out = _weight(shape.width, self.inner)
+        if cross:
+            self.cross_norm = Norm(shape.width)
+            self.cross_query = _weight(self.inner, shape.width)
+            self.cross_memory = _weight(2 * self.inner, shape.width)
+            self.cross_out = _weight(shape.width, self.inner)
+        self.feed_norm = Norm(shape.width)
+        self.feed_in = _weight(shape.feed_forward, shape.width)
+        self.feed_out = _weight(shape.width, shape.feed_forward)
+
+    def attend_self(
+        self, x: Tensor, bias: Tensor | None, noise: Noise | None, past: KeyValue | None = None
+    ) -> tuple[Tensor, KeyValue]:
+        """x (rows, places, width) after its own places and, in search, those of `past`."""
+        q, k, v = (self._split(part) for part in F.linear(self.self_norm(x), self.self_in).chunk(3, -1))
+        if past is not None:
+            k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
+        return _add(x, F.linear(_attend(q, k, v, bias, noise), self.self_out), noise, 2), (k, v)
+
+    def remember(self, memory: Tensor) -> KeyValue:
+        """The encoder's keys and values for this layer: once a user, whatever the number of beams."""
+        k, v = F.linear(memory, self.cross_memory).chunk(2, -1)
+        return self._split(k).contiguous(), self._split(v).contiguous()
+
+    def attend_cross(self, x: Tensor, memory: KeyValue, bias: Tensor | None, noise: Noise | None) -> Tensor:
+        """x (users, queries, width): all beams of a user are queries on the one memory of that user."""
+        q = self._split(F.linear(self.cross_norm(x), self.cross_query))
+        return _add(x, F.linear(_attend(q, *memory, bias, noise), self.cross_out), noise, 2)
+
+    def feed(self, x: Tensor, noise: Noise | None) -> Tensor:
+        h = F.linear(self.feed_norm(x), self.feed_in).relu_()
+        if noise is not None:
+            h = h * noise.kept(h)
+        return _add(x, F.linear(h, self.feed_out), noise, 2)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
+
+
+class Norm(nn.Module):
+    """Layer normalisation with a gain and no shift."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.gain.shape, self.gain)
+
+
+class Transformer(nn.Module):
+    """Reads a history of items, says how likely each code is at each level of the next item's SID."""
+
+    def __init__(self, shape: Shape, seed: int) -> None:
+        super().__init__()
+        self.shape = shape
+        codes, levels, width = sum(shape.sizes), len(shape.sizes), shape.width
+        # One row a code of each level, and a last one for "no item here".
+        self.table = _weight(codes + 1, width)
+        self.level = _weight(levels, width)
+        self.place = _weight(shape.history, width)
+        self.begin = _weight(1, width)
+        if shape.user_tokens:
+            self.user = _weight(shape.user_tokens, width)
+        self.encoder = nn.ModuleList(Layer(shape, cross=False) for _ in range(shape.encoder_layers))
+        self.decoder = nn.ModuleList(Layer(shape, cross=True) for _ in range(shape.decoder_layers))
+        self.encoder_norm, self.decoder_norm = Norm(width), Norm(width)
+        self.output = _weight(codes, width)
+        self.starts = [sum(shape.sizes[:i]) for i in range(levels)]
+        self._initialise(seed)
+
+    def _initialise(self, seed: int) -> None:
+        """Own generator, on the processor: the same start on every device, the global state untouched."""
+        generator = torch.Generator().manual_seed(seed)
+        depth = 2 * len(self.encoder) + 3 * len(self.decoder)
+        with torch.no_grad():
+            for name, p in self.named_parameters():
+                if name.endswith(".gain"):
+                    continue
+                std = p.shape[1] ** -0.5
+                if name.endswith("_out"):
+                    std /= math.sqrt(depth)
+                p.normal_(0, std, generator=generator)
+            self.table[-1] = 0
+
+    def encode(
+        self, tokens: Tensor, users: Tensor | None, noise: Noise | None, bias: Tensor | None
+    ) -> Tensor:
+        """Memory (rows, places, width) of tokens (rows, items, levels), the last item rightmost."""
+        rows, items = tokens.shape[:2]
+        # Counted from the end: the same place always means "the last item", however long the history.
+        x, place = F.embedding(tokens, self.table), self.place[-items:]
+        if self.shape.tokens == "codes":
+            x = x + (place[:, None] + self.level)
+        else:
+            x = x.sum(2, keepdim=True) + place[:, None]
+        x = x.reshape(rows, items * self.shape.per_item, -1)
+        if users is not None:
+            x = torch.cat((F.embedding(users, self.user)[:, None], x), 1)
+        x = _drop(x, noise)
+        for layer in self.encoder:
+            assert isinstance(layer, Layer)
+            x = layer.feed(layer.attend_self(x, bias, noise)[0], noise)
+        return _drop(self.encoder_norm(x), noise)
+
+    def remember(self, memory: Tensor) -> list[KeyValue]:
+        """Keys and values of the memory, a decoder layer each."""
+        return [layer.remember(memory) for layer in self.decoder if isinstance(layer, Layer)]
+
+    def targets(
+        self, codes: Tensor, memory: list[KeyValue], bias: Tensor | None, noise: Noise | None
+    ) -> Tensor:
+        """What stands before the output (rows, levels, width), all levels of known targets in one pass."""
+        rows, levels = codes.shape
+        before = F.embedding(codes[:, :-1] + codes.new_tensor(self.starts[: levels - 1]), self.table)
+        x = torch.cat((self.begin.expand(rows, 1, -1), before), 1) + self.level[:levels]
+        later = torch.full((levels, levels), -math.inf, dtype=x.dtype, device=x.device).triu_(1)
+        x = _drop(x, noise)
+        for layer, keys in zip(self.decoder, memory, strict=True):
+            assert isinstance(layer, Layer)
+            x = layer.attend_self(x, later, noise)[0]
+            x = layer.feed(layer.attend_cross(x, keys, bias, noise), noise)
+        return _drop(self.decoder_norm(x), noise)
+
+    def step(
+        self,
+        level: int,
+        codes: Tensor | None,
+        past: list[KeyValue | None],
+        memory: list[KeyValue],
+        bias: Tensor | None,
+        shape: tuple[int, int],
+    ) -> tuple[Tensor, list[KeyValue | None]]:
+        """One level for all beams: codes (users, beams) of the level before, None at the start."""
+        users, beams = shape
+        if codes is None:
+            x = self.begin.expand(users * beams, 1, -1)
+        else:
+            x = F.embedding(codes.reshape(-1, 1) + self.starts[level - 1], self.table)
+        x = x + self.level[level]
+        now: list[KeyValue | None] = []
+        for layer, keys, before in zip(self.decoder, memory, past, strict=True):
+            assert isinstance(layer, Layer)
+            x, own = layer.attend_self(x, None, None, before)
+            now.append(own)
+            x = layer.attend_cross(x.view(users, beams, -1), keys, bias, None)
+            x = layer.feed(x, None).view(users * beams, 1, -1)
+        return self.decoder_norm(x).view(users, beams, -1), now
+
+    def logits(self, level: int, x: Tensor) -> Tensor:
+        """Scores of all codes of one level, in single precision."""
+        start = self.starts[level]
+        return F.linear(x, self.output[start : start + self.shape.sizes[level]]).float()
+
+
+def _weight(rows: int, columns: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(rows, columns))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, noise: Noise | None) -> Tensor:
+    """Softmax attention as two products: at these lengths faster on a CPU than the fused kernel."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if bias is not None:
+        scores += bias
+    weights = scores.softmax(-1)
+    if noise is not None:
+        weights = weights * noise.kept(weights)
+    out: Tensor = weights @ v
+    return out.transpose(1, 2).flatten(2)
+
+
+def _drop(x: Tensor, noise: Noise | None) -> Tensor:
+    return x if noise is None else x * noise.kept(x) * noise.scale
+
+
+def _add(x: Tensor, y: Tensor, noise: Noise | None, drops: int) -> Tensor:
+    """x + dropout(y). The scales of this drop and of those inside y, which is linear in them, come here."""
+    return x + y if noise is None else torch.add(x, y * noise.kept(y), alpha=noise.scale**drops)

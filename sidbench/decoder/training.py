@@ -1,0 +1,102 @@
+"""What one training step is made of: the weights in two precisions, the schedule, the loss."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sidbench.decoder.inputs import Inputs
+from sidbench.decoder.model import Transformer
+from sidbench.decoder.noise import Noise
+
+
+class Weights:
+    """All weights as one vector: one optimizer call, one norm, one copy a step, however many layers.
+
+    `model` holds the exact weights in single precision. `worker` computes: the same model, or a copy in
+    bfloat16 that is refreshed after each step, so nothing is cast within a step.
+    """
+
+    def __init__(self, model: Transformer, dtype: torch.dtype, weight_decay: float, clip: float) -> None:
+        self.model = model
+        self.clip = clip
+        # Gains are not decayed: they come last, so that each group is one slice.
+        parameters = sorted(model.parameters(), key=lambda p: p.ndim == 1)
+        self.flat = _flatten(parameters)
+        self.worker = model
+        self._worker_flat = self.flat
+        if dtype != torch.float32:
+            self.worker = copy.deepcopy(model).to(dtype)
+            parameters = sorted(self.worker.parameters(), key=lambda p: p.ndim == 1)
+            self._worker_flat = _flatten(parameters)
+        self._gradient = torch.zeros_like(self._worker_flat)
+        _views(self._gradient, parameters, gradient=True)
+        matrices = sum(p.numel() for p in parameters if p.ndim > 1)
+        parts = [nn.Parameter(part) for part in torch.split(self.flat, [matrices, len(self.flat) - matrices])]
+        groups = [
+            {"params": parts[:1], "weight_decay": weight_decay},
+            {"params": parts[1:], "weight_decay": 0.0},
+        ]
+        self._parts = parts
+        self._optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
+
+    def step(self, rate: float) -> None:
+        """Apply the gradient that the worker has gathered."""
+        gradient = self._gradient.float()
+        norm = torch.linalg.vector_norm(gradient)
+        gradient *= (self.clip / norm).clamp_(max=1)
+        for part, piece in zip(
+            self._parts, torch.split(gradient, [len(p) for p in self._parts]), strict=True
+        ):
+            part.grad = piece
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self._gradient.zero_()
+        if self._worker_flat is not self.flat:
+            self._worker_flat.copy_(self.flat)
+
+
+def schedule(step: int, steps: int, warmup: int, peak: float) -> float:
+    """Linear warm-up, then half a cosine to zero at the last step."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def negative_log_likelihood(
+    model: Transformer, inputs: Inputs, codes: Tensor, *, variable: bool, noise: Noise | None = None
+) -> Tensor:
+    """Of the SIDs `codes` (rows, levels) after these inputs: (rows, levels). Zero after the end of a SID."""
+    memory = model.encode(inputs.tokens, inputs.users, noise, inputs.bias)
+    hidden = model.targets(codes, model.remember(memory), inputs.bias, noise)
+    losses = torch.stack(
+        [
+            F.cross_entropy(model.logits(level, hidden[:, level]), codes[:, level], reduction="none")
+            for level in range(codes.shape[1])
+        ],
+        dim=1,
+    )
+    if variable:
+        ended = F.pad(codes[:, :-1] == 0, (1, 0))
+        losses = losses.masked_fill(ended, 0)
+    return losses
+
+
+def _flatten(parameters: list[nn.Parameter]) -> Tensor:
+    flat = torch.cat([p.detach().reshape(-1) for p in parameters])
+    _views(flat, parameters, gradient=False)
+    return flat
+
+
+def _views(flat: Tensor, parameters: list[nn.Parameter], *, gradient: bool) -> None:
+    """Make every parameter (or its gradient) a window into one vector."""
+    for p, part in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
+        if gradient:
+            p.grad = part.view_as(p)
+        else:
+            p.data = part.view_as(p)
