@@ -37,7 +37,7 @@ SCALES = {
 EXACT, NEAR, NEAR_NOISE = 0.02, 0.04, 0.02
 # How far apart siblings lie at each level of the tree, and items inside a leaf; text encoders put a
 # common direction into every vector, so cosines between unrelated items are well above zero.
-SPREAD, WITHIN, COMMON = (1.0, 0.75, 0.55), 0.45, 0.8
+SPREAD, WITHIN, COMMON = (1.0, 0.8, 0.7), 0.6, 0.8
 ITEM_ZIPF, LEAF_ZIPF = 0.7, 0.4
 # The users. What the next item is: a habitual successor of the last one; another item of the current
 # interest; the same after the interest drifted along the category graph or swung back to the other

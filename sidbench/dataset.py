@@ -210,10 +210,8 @@ def cached_rows(key: str, shape: tuple[int, ...], fill: Callable[[Embeddings], N
     """
     path = cache_folder() / f"{key}.npy"
     try:
-        if path.is_file():
-            found = open_rows(path)
-            if found.shape == shape and found.dtype == np.float32:
-                return found
+        if (found := _whole(path, shape)) is not None:
+            return found
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{key}-") as parts:
             part = Path(parts) / path.name
@@ -223,12 +221,21 @@ def cached_rows(key: str, shape: tuple[int, ...], fill: Callable[[Embeddings], N
             del rows
             part.replace(path)
         return open_rows(path)
-    except (OSError, ValueError) as e:
+    except OSError as e:
         size = 4 * np.prod(shape, dtype=np.int64) / 1e9
         raise DataError(
             f"cannot keep {size:.1f} GB of embeddings in {path} ({e}); "
             "set SIDBENCH_CACHE to a folder with room that can be written"
         ) from None
+
+
+def _whole(path: Path, shape: tuple[int, ...]) -> Embeddings | None:
+    """What the cache holds under this name, if it is what it should be."""
+    try:
+        found = open_rows(path)
+    except (FileNotFoundError, ValueError):  # absent, or torn by something other than this program
+        return None
+    return found if found.shape == shape and found.dtype == np.float32 else None
 
 
 def open_rows(path: Path) -> Embeddings:
