@@ -1,0 +1,1 @@
+"""What tokenizers share: devices, threads, k-means, the residual loop, exact nearest-codeword search."""
