@@ -80,7 +80,7 @@ METRICS: tuple[Metric, ...] = (
         name="perplexity", label="Perplexity", source="sids", direction="higher", format=",.1f",
         secondary=True,
         legend="exp(−Σ p ln p) of the code frequencies over items: the codes in effective use, mean over the "
-        " tokenizer's levels (so it grows with the size of the levels). Even use is not good use: "
+        "tokenizer's levels (so it grows with the size of the levels). Even use is not good use: "
         "random codes come near the maximum.",
     ),
     Metric(

@@ -66,7 +66,7 @@ def _both(name: str, label: str, legend: str, format: str = ".2%") -> tuple[Metr
     after = Metric(
         name=f"{name}_resolved", label=f"{label}, resolved", source="sids", direction="lower", format=format,
         secondary=True,
-        legend=f"{legend} Taken after the resolver: 0 by construction where it makes SIDs unique, so it "
+        legend=f"{label} after the resolver: trivial by construction where it makes SIDs unique, so this "
         "describes the resolver, not the tokenizer.",
     )  # fmt: skip
     return before, after

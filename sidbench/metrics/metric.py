@@ -43,7 +43,7 @@ class Metric:
         shown = _plain(format(value, self.format))
         if spread is None or not math.isfinite(spread):
             return shown
-        return f"{shown} ± {format(spread, self.format)}"
+        return f"{shown} ± {format(spread, self.format.lstrip('+'))}"
 
     def better(self, a: float, b: float) -> bool:
         """Whether a is strictly better than b."""

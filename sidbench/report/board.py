@@ -1,0 +1,287 @@
+"""Board: records to tables. What may share a table, what is one row, what is best."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from sidbench.errors import DataError
+from sidbench.metrics import Metric, metric
+
+if TYPE_CHECKING:
+    from sidbench.record import RunRecord
+
+#: The cut-off of the headline, where it was evaluated; otherwise the largest one.
+HEADLINE = 10
+
+QUALITY = ("recall@H", "ndcg@H", "recall@K", "sid_recall@H", "inflation@H")
+CODES = (
+    "collision_items",
+    "collision_items_resolved",
+    "collision_distinct",
+    "collision_traffic",
+    "collision_largest",
+    "utilization",
+    "perplexity",
+    "reconstruction_error",
+)
+COST = (
+    "fit_seconds",
+    "encode_items_per_second",
+    "peak_memory_mb",
+    "decoder_seconds",
+    "decoder_sequences_per_second",
+    "search_users_per_second",
+)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A mean over seeds; the sample standard deviation needs two of them."""
+
+    mean: float
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One run that did not finish."""
+
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One method with one set of parameters, over its seeds."""
+
+    name: str
+    #: A floor ignores the data and a reference has no SIDs: both are there to compare with, not to win.
+    kind: Literal["method", "floor", "reference"]
+    params: dict[str, Any]
+    seeds: tuple[int, ...]
+    failures: tuple[Failure, ...]
+    #: What the runs found about themselves and agree on: the backend, the device.
+    facts: dict[str, Any]
+    values: dict[str, Value]
+    levels: dict[str, list[float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows that may be compared, since all that must agree agrees."""
+
+    #: What agrees: dataset, protocol, hardware; and shape, resolver, decoder unless all rows are references.
+    agreed: dict[str, Any]
+    records: tuple[RunRecord, ...]
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def cutoffs(self) -> list[int]:
+        names = {name for row in self.rows for name in row.values if name.startswith("recall@")}
+        return sorted(int(name.partition("@")[2]) for name in names)
+
+    @property
+    def headline(self) -> str | None:
+        """The name of the metric that orders the rows; none where nothing was recommended."""
+        return f"recall@{self._headline_cutoff}" if self.cutoffs else None
+
+    @property
+    def _headline_cutoff(self) -> int:
+        return HEADLINE if HEADLINE in self.cutoffs else self.cutoffs[-1]
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({seed for row in self.rows for seed in row.seeds})
+
+    def columns(self, names: Sequence[str]) -> list[Metric]:
+        """The metrics of a list of names that some row has; @H is the headline cut-off, @K all others."""
+        wanted: list[str] = []
+        for name in names:
+            family, _, cutoff = name.partition("@")
+            if cutoff == "H":
+                wanted += [f"{family}@{self._headline_cutoff}"] if self.cutoffs else []
+            elif cutoff == "K":
+                wanted += [f"{family}@{k}" for k in self.cutoffs if k != self._headline_cutoff]
+            else:
+                wanted.append(name)
+        return [metric(name) for name in wanted if any(name in row.values for row in self.rows)]
+
+    def cell(self, row: Row, column: Metric) -> str:
+        value = row.values.get(column.name)
+        return column.show(value.mean, value.sd) if value else column.show(None)
+
+    def best(self, column: Metric) -> set[str]:
+        """Names of the best methods, equal as printed; nobody where all are equal or nobody competes."""
+        if column.secondary or column.direction == "none":
+            return set()
+        means = {r.name: r.values[column.name].mean for r in self.rows if _competes(r, column.name)}
+        if not means:
+            return set()
+        top = (max if column.direction == "higher" else min)(means.values())
+        equal = {name for name, mean in means.items() if column.show(mean) == column.show(top)}
+        return equal if len(equal) < len(means) else set()
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must not miss: methods that do not beat what they must beat."""
+        if self.headline is None:
+            return []
+        name = self.headline
+        mean = {r.name: r.values[name].mean for r in self.rows if name in r.values}
+        kinds = {kind: [r.name for r in self.rows if r.kind == kind and r.name in mean] for kind in _KINDS}
+        notes = []
+        if kinds["floor"]:
+            floor = max(kinds["floor"], key=mean.__getitem__)
+            under = [m for m in kinds["method"] if mean[m] <= mean[floor]]
+            if under:
+                notes.append(f"Not above the floor {floor}: {', '.join(under)}.")
+        if kinds["method"]:
+            top = max(mean[m] for m in kinds["method"])
+            above = [r for r in kinds["reference"] if mean[r] >= top]
+            if above:
+                notes.append(f"No tokenizer here is above {', '.join(above)}, which needs no SIDs.")
+        return notes
+
+
+_KINDS: tuple[Literal["method", "floor", "reference"], ...] = ("method", "floor", "reference")
+
+
+def tables(records: Iterable[RunRecord]) -> list[Table]:
+    """Every comparable group of records as a table, in a fixed order."""
+    records = sorted(records, key=lambda r: r.id)
+    for a, b in itertools.pairwise(records):
+        if a.id == b.id:
+            raise DataError(f"record {a.id} was given twice; a board takes each run once")
+    agreements = {r.id: _agreement(r) for r in records}
+    # The most specific come first: what says less (a reference: no resolver) joins every table it fits.
+    distinct = sorted(
+        {json.dumps(a, sort_keys=True): a for a in agreements.values()}.items(),
+        key=lambda i: (-len(i[1]), i[0]),
+    )
+    groups: list[dict[str, str]] = []
+    for _, agreement in distinct:
+        if not any(agreement.items() <= group.items() for group in groups):
+            groups.append(agreement)
+    groups.sort(key=lambda g: json.dumps(g, sort_keys=True))
+    return [_table(g, [r for r in records if agreements[r.id].items() <= g.items()]) for g in groups]
+
+
+def value(record: RunRecord, name: str) -> float | None:
+    """A finite number of a record, whether computed or measured."""
+    found = record.metrics.get(name, record.measured.get(name))
+    return float(found) if isinstance(found, (int, float)) and math.isfinite(found) else None
+
+
+def settings(values: Any) -> Any:
+    """Parameters without the seed, which makes samples of a row, never another row. Sorted, as in a file."""
+    if isinstance(values, dict):
+        return {k: settings(values[k]) for k in sorted(values) if k != "seed"}
+    return list(values) if isinstance(values, tuple) else values
+
+
+def _agreement(record: RunRecord) -> dict[str, str]:
+    """What a record demands of its table, each part as canonical JSON."""
+    key = record.key
+    parts: dict[str, Any] = {
+        "dataset": {k: key["dataset"][k] for k in ("name", "fingerprint")},
+        # Other cut-offs are other columns of the same evaluation.
+        "protocol": {k: v for k, v in key["protocol"].items() if k != "cutoffs"},
+        "hardware": key["hardware"],
+    }
+    if key["kind"] != "reference":
+        parts |= {"resolver": settings(key["resolver"]), "decoder": settings(key["decoder"])}
+        if "sizes" in record.facts:  # a run that failed early may not know its shape
+            parts["shape"] = list(record.facts["sizes"])
+    return {part: json.dumps(v, sort_keys=True) for part, v in parts.items()}
+
+
+def _table(group: dict[str, str], records: list[RunRecord]) -> Table:
+    by_row: dict[str, list[RunRecord]] = {}
+    for r in records:
+        identity = [r.key[k] for k in ("kind", "method", "label")] + [settings(r.key["params"])]
+        by_row.setdefault(json.dumps(identity, sort_keys=True), []).append(r)
+    names = _names([runs[0] for runs in by_row.values()])
+    table = Table(
+        {part: json.loads(text) for part, text in group.items()},
+        tuple(records),
+        tuple(_row(name, runs) for name, runs in zip(names, by_row.values(), strict=True)),
+    )
+    headline = table.headline or ""
+
+    def place(row: Row) -> tuple[bool, float, str]:
+        mean = row.values[headline].mean if headline in row.values else -math.inf
+        return (not row.seeds, -mean, row.name)
+
+    return Table(table.agreed, table.records, tuple(sorted(table.rows, key=place)))
+
+
+def _row(name: str, runs: list[RunRecord]) -> Row:
+    runs = sorted(runs, key=lambda r: r.key["seed"])
+    ran = [r for r in runs if r.status == "ok"]
+    seeds = tuple(r.key["seed"] for r in ran)
+    names = sorted({n for r in ran for n in (*r.metrics, *r.measured)})
+    floor = any(r.facts.get("floor") for r in runs)
+    return Row(
+        name=name,
+        kind="reference" if runs[0].key["kind"] == "reference" else "floor" if floor else "method",
+        params=settings(runs[0].key["params"]),
+        seeds=seeds,
+        failures=tuple(Failure(r.key["seed"], _reason(r)) for r in runs if r.status != "ok"),
+        facts=_facts(ran),
+        values={n: v for n in names if (v := _mean([value(r, n) for r in ran]))},
+        levels={
+            n: _levels([r.levels[n] for r in ran if n in r.levels])
+            for n in sorted({n for r in ran for n in r.levels})
+        },
+    )
+
+
+def _facts(runs: list[RunRecord]) -> dict[str, Any]:
+    """Plain facts that all seeds share; what the board says elsewhere is left out."""
+    shared = sorted(set.intersection(*(set(r.facts) for r in runs)) - {"command", "floor"}) if runs else []
+    first = {name: runs[0].facts[name] for name in shared}
+    return {
+        name: fact
+        for name, fact in first.items()
+        if isinstance(fact, (str, int, float)) and all(r.facts[name] == fact for r in runs)
+    }
+
+
+def _mean(values: list[float | None]) -> Value | None:
+    known = [v for v in values if v is not None]
+    if not known:
+        return None
+    return Value(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None)
+
+
+def _levels(vectors: list[list[float]]) -> list[float]:
+    return [statistics.fmean(level) for level in zip(*vectors, strict=True)]
+
+
+def _reason(record: RunRecord) -> str:
+    error = record.error or {}
+    stage = f"in {error['stage']}: " if error.get("stage") else ""
+    return f"{stage}{error.get('type', 'error')}: {' '.join(str(error.get('message', '')).split())}"
+
+
+def _names(runs: list[RunRecord]) -> list[str]:
+    """A row's label; rows of one label are told apart by the parameters in which they differ."""
+    names = []
+    for r in runs:
+        alike = [settings(o.key["params"]) for o in runs if o.key["label"] == r.key["label"]]
+        mine = settings(r.key["params"])
+        differ = [k for k in mine if any(other.get(k) != mine[k] for other in alike)]
+        told = ", ".join(f"{k}={json.dumps(mine[k])}" for k in differ)
+        names.append(f"{r.key['label']} ({told})" if told else r.key["label"])
+    return names
+
+
+def _competes(row: Row, name: str) -> bool:
+    return row.kind == "method" and name in row.values

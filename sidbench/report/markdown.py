@@ -1,0 +1,148 @@
+"""Markdown: the leaderboard as a page that reads well where code is hosted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from sidbench.metrics import METRICS, Metric
+from sidbench.report import words
+from sidbench.report.board import CODES, COST, QUALITY, Row, Table, tables
+
+if TYPE_CHECKING:
+    from sidbench.record import RunRecord
+
+#: Before the ids of the records that a board was made of, at its end.
+STAMP = "<!-- made of the records"
+
+_HOW = """Each section holds runs that may be compared: same data, protocol, SID shape, resolver, decoder
+settings and machine. Rows stand in order of item-level recall, ranked over all items of the
+catalogue. **Bold** is the best tokenizer of a column. *Slanted* rows are there to compare with: a
+floor ignores what it encodes, a reference needs no SIDs. ± is the sample standard deviation over
+seeds. The [legend](#legend) says what each column means."""
+
+_ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
+
+
+def leaderboard(records: Iterable[RunRecord]) -> str:
+    """The whole board: a section a comparable group, the legend, and the ids of the records."""
+    records = list(records)
+    if not records:
+        return "# Leaderboard\n\nNo records yet: `sidbench run` makes some.\n"
+    groups = tables(records)
+    lines = ["# Leaderboard", "", _HOW, ""]
+    shown: dict[str, Metric] = {}
+    for table, heading in zip(groups, _headings(groups), strict=True):
+        lines += [f"## {heading}", "", *_section(table, shown)]
+    lines += ["## Legend", "", *_legend(shown), "", STAMP, *sorted(r.id for r in records), "-->"]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    """Plain text inside a page and a table cell: nothing in it is markup."""
+    for c in "\\`*_|[]":
+        text = text.replace(c, f"\\{c}")
+    return text.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _headings(groups: list[Table]) -> list[str]:
+    """One heading a table, numbered where only the facts below tell two apart."""
+    out: list[str] = []
+    for table in groups:
+        heading = escape(words.title(table))
+        again = sum(words.title(t) == words.title(table) for t in groups[: len(out)])
+        out.append(f"{heading} ({again + 1})" if again else heading)
+    return out
+
+
+def _section(table: Table, shown: dict[str, Metric]) -> list[str]:
+    lines = [*_facts(table), ""]
+    for name, names, rows in (
+        ("Quality", QUALITY, table.rows),
+        ("SIDs", CODES, [r for r in table.rows if r.kind != "reference" and r.seeds]),
+        ("Cost", COST, [r for r in table.rows if r.seeds]),
+    ):
+        columns = [c for c in table.columns(names) if any(c.name in r.values for r in rows)]
+        # Failures need their rows even where nothing was recommended.
+        if columns or (name == "Quality" and any(r.failures for r in rows)):
+            shown.update({c.name: c for c in columns})
+            lines += [f"### {name}", "", *_grid(table, rows, columns, by_level=name == "SIDs"), ""]
+        if name == "Quality":
+            lines += [f"> {escape(note)}\n" for note in table.notes]
+            lines += _failures(table)
+    return [*lines, *_parameters(table)]
+
+
+def _facts(table: Table) -> list[str]:
+    facts = [("Data", words.dataset(table)), ("Protocol", words.protocol(table))]
+    if "shape" in table.agreed:
+        facts.append(("SIDs", f"{words.shape(table)} codes, {words.bits(table):.4g} bits an item"))
+    if "resolver" in table.agreed:
+        facts += [("Resolver", words.resolver(table)), ("Decoder", words.decoder(table))]
+    floor = table.columns(("floor_items", "floor_distinct"))
+    if floor:
+        row = next(r for r in table.rows if floor[0].name in r.values)
+        said = ", ".join(f"{c.label.lower()} {c.show(row.values[c.name].mean)}" for c in floor)
+        facts.append(("Duplicates", f"{said} (what identical embeddings force on any tokenizer)"))
+    facts += [("Seeds", ", ".join(map(str, table.seeds)) or "none ran"), ("Hardware", words.hardware(table))]
+    facts += [("Versions", words.versions(table))]
+    facts += [("Made by", words.code(command)) for command in words.commands(table)]
+    return [f"- **{name}**: {said}" for name, said in facts]
+
+
+def _grid(table: Table, rows: Iterable[Row], columns: list[Metric], *, by_level: bool) -> list[str]:
+    rows = list(rows)
+    repeated = any(len(r.seeds) + len(r.failures) > 1 for r in rows)
+    levels = by_level and any("perplexity" in r.levels for r in rows)
+    head = ["Method", *(["Seeds"] if repeated else []), *map(_header, columns)]
+    head += ["Perplexity by level"] if levels else []
+    grid = [head, [":--", *["--:"] * (len(head) - 1)]]
+    for row in rows:
+        cells = [_method(row), *([str(len(row.seeds))] if repeated else [])]
+        for c in columns:
+            text = table.cell(row, c)
+            cells.append(f"**{text}**" if row.name in table.best(c) else text)
+        if levels:
+            cells.append(
+                " · ".join(METRICS["perplexity"].show(v) for v in row.levels.get("perplexity", [])) or "–"
+            )
+        grid.append(cells)
+    return [f"| {' | '.join(cells)} |" for cells in grid]
+
+
+def _header(column: Metric) -> str:
+    return f"{column.label}{f' ({column.unit})' if column.unit else ''}{_ARROWS[column.direction]}"
+
+
+def _method(row: Row) -> str:
+    name = escape(row.name)
+    marked = name if row.kind == "method" else f"*{name} ({row.kind})*"
+    return marked if row.seeds else f"{marked} (failed)"
+
+
+def _failures(table: Table) -> list[str]:
+    failed = [(row, f) for row in table.rows for f in row.failures]
+    if not failed:
+        return []
+    lines = [f"- {escape(row.name)}, seed {f.seed}, {escape(f.reason)}" for row, f in failed]
+    return ["**Failed runs**", "", *lines, ""]
+
+
+def _parameters(table: Table) -> list[str]:
+    lines = []
+    for row in table.rows:
+        given = words.code(words.parameters(row.params)) if row.params else "none"
+        became = f"; ran with {words.code(words.parameters(row.facts))}" if row.facts else ""
+        lines.append(f"- {escape(row.name)}: {given}{became}")
+    return ["<details><summary>Parameters of each row</summary>", "", *lines, "", "</details>", ""]
+
+
+def _legend(shown: dict[str, Metric]) -> list[str]:
+    """One entry a metric or family that some table shows, in the order of declaration."""
+    names = {name.partition("@")[0] for name in shown}
+    declared = [m for name, m in METRICS.items() if name.partition("@")[0] in names]
+    return [f"- **{m.label}{'@K' if m.family else ''}**{_unit(m)}: {escape(m.legend)}" for m in declared]
+
+
+def _unit(m: Metric) -> str:
+    return f" ({m.unit})" if m.unit else ""
