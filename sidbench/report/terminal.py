@@ -48,6 +48,8 @@ _ORDER = (
     "decoder_seconds",
     "search_users_per_second",
 )
+#: Characters between two columns.
+_GAP = 2
 _STYLES = {"method": "", "floor": "dim", "reference": "dim"}
 
 
@@ -60,8 +62,8 @@ def _rendered(table: Table, width: int) -> RenderableType:
     rows = table.rows
     names = [_name(row) for row in rows]
     repeated = any(len(r.seeds) + len(r.failures) > 1 for r in rows)
-    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), expand=False)
-    used = max(cell_len(n) for n in ["Method", *names]) + 3 + (8 if repeated else 0)
+    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    used = max(cell_len(n) for n in ["Method", *names]) + _GAP + 1 + (5 + _GAP if repeated else 0)
     columns = _fitting(table, width - used)
     grid.add_column("Method", vertical="bottom", no_wrap=True, overflow="ellipsis")
     if repeated:
@@ -77,7 +79,7 @@ def _rendered(table: Table, width: int) -> RenderableType:
             cells.append(Text(text, style="bold green" if row.name in names_of_best else ""))
         grid.add_row(*cells, style=style)
     below = [Text(note, style="yellow") for note in table.notes]
-    below += [Text(f"{r.name}, seed {f.seed}: {f.reason}", style="red") for r in rows for f in r.failures]
+    below += [Text(f"{r.name}, seed {f.seed}, {f.reason}", style="red") for r in rows for f in r.failures]
     return Group(Text(words.title(table), style="bold"), grid, *below)
 
 
@@ -86,7 +88,7 @@ def _fitting(table: Table, space: int) -> list[Metric]:
     chosen: set[str] = set()
     for column in table.columns(_WANTED):
         cells = [*_header(column).split("\n"), *(_cell(table, row, column) for row in table.rows)]
-        need = max(map(cell_len, cells)) + 3
+        need = max(map(cell_len, cells)) + _GAP
         if need <= space:
             chosen.add(column.name)
             space -= need
