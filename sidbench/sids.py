@@ -46,17 +46,17 @@ class SIDs:
     def replace(self, **changes: Any) -> SIDs:
         return replace(self, **changes)
 
-    def save(self, folder: Path) -> None:
-        """Write `sids.parquet` (item_id, sid) and `manifest.json`; the manifest last, so that it vouches."""
+    def save(self, folder: Path, titles: NDArray[np.str_] | None = None) -> None:
+        """Write `sids.parquet` (item_id, sid, title) and `manifest.json`; the manifest last, so that it vouches."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         folder.mkdir(parents=True, exist_ok=True)
         flat = pa.array(np.ascontiguousarray(self.codes).reshape(-1), pa.int32())
-        table = pa.table(
-            {"item_id": pa.array(self.item_ids), "sid": pa.FixedSizeListArray.from_arrays(flat, self.levels)}
-        )
-        pq.write_table(table, folder / "sids.parquet", compression="zstd")
+        columns = {"item_id": pa.array(self.item_ids), "sid": pa.FixedSizeListArray.from_arrays(flat, self.levels)}
+        if titles is not None:
+            columns["title"] = pa.array(titles)
+        pq.write_table(pa.table(columns), folder / "sids.parquet", compression="zstd")
         manifest = {
             "schema": SCHEMA,
             "items": len(self),
@@ -88,6 +88,15 @@ class SIDs:
         known = {"schema", "items", "levels", "sizes", "base", "beyond_end", "resolver"}
         rest = {k: v for k, v in manifest.items() if k not in known}
         return cls(codes, sizes, ids, manifest.get("resolver", ""), rest)
+
+    @staticmethod
+    def titles(folder: Path) -> NDArray[np.str_] | None:
+        """The titles that were saved beside the SIDs, if any."""
+        import pyarrow.parquet as pq
+
+        if "title" not in pq.read_schema(folder / "sids.parquet").names:
+            return None
+        return np.array(pq.read_table(folder / "sids.parquet", columns=["title"])["title"].to_pylist(), dtype=np.str_)
 
 
 def check_codes(codes: Any, sizes: tuple[int, ...], where: str, *, variable: bool = False) -> Codes:

@@ -1,0 +1,5 @@
+"""`python -m sidbench`."""
+
+from sidbench.cli import main
+
+main()

@@ -1,0 +1,274 @@
+"""run_one: the path of the data, from embeddings to a record, top to bottom."""
+
+from __future__ import annotations
+
+import logging
+import random
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidbench import clock, metrics, progress, provenance
+from sidbench.dataset import Corpus
+from sidbench.decoder import Decoder
+from sidbench.errors import SidbenchError
+from sidbench.plugin import Plugin
+from sidbench.protocol import Split
+from sidbench.ranking import Ranking
+from sidbench.record import RunRecord, Store, run_id
+from sidbench.reference import Reference
+from sidbench.resolver import Resolver
+from sidbench.sids import Codes, SIDs
+from sidbench.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+#: Rows that `encode` is given at a time when its speed is measured; stated in the record.
+ENCODE_CHUNK = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What all rows of one run share: the data, the protocol, the machine."""
+
+    corpus: Corpus
+    split: Split
+    cutoffs: tuple[int, ...]
+    seen: str  # "keep" or "mask"
+    device: str
+    threads: int
+    dataset_module: str
+    floor: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "floor", metrics.floor_metrics(self.corpus.embeddings))
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One row to be: a tokenizer with its resolver and decoder, or a reference that needs neither."""
+
+    label: str
+    method: Tokenizer | Reference
+    seed: int
+    resolver: Resolver | None = None
+    decoder: Decoder | None = None
+    preset: str = ""
+
+    def key(self, bench: Bench) -> dict[str, Any]:
+        """Everything that decides the result, and so names the record."""
+        corpus = bench.corpus
+        return {
+            "kind": self.method.kind,
+            "method": self.method.name,
+            "label": self.label,
+            "params": _params(self.method),
+            "seed": self.seed,
+            "dataset": {
+                "name": corpus.name,
+                "fingerprint": corpus.fingerprint,
+                "items": len(corpus),
+                "users": len(corpus.sequences),
+                "interactions": len(corpus.sequences.items),
+                "dimensions": corpus.embeddings.shape[1],
+            },
+            "protocol": {"name": bench.split.protocol, "seen": bench.seen, "cutoffs": list(bench.cutoffs)},
+            "resolver": None if self.resolver is None else {"name": self.resolver.name, "params": _params(self.resolver)},
+            "decoder": None
+            if self.decoder is None
+            else {"preset": self.preset, "name": self.decoder.name, "params": _params(self.decoder)},
+            "hardware": provenance.hardware(bench.device, bench.threads),
+        }
+
+    def code(self, bench: Bench) -> str:
+        """The fingerprint of the code that this row runs through."""
+        own = [type(p).__module__ for p in (self.method, self.resolver, self.decoder) if p is not None]
+        return provenance.code_fingerprint([*own, bench.dataset_module, __name__])
+
+
+def _params(plugin: Plugin) -> dict[str, Any]:
+    """Parameters as JSON has them; seed and device stand elsewhere in the key."""
+    out = {k: v for k, v in plugin.params().items() if k not in ("seed", "device")}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in out.items()}
+
+
+def run_one(task: Task, bench: Bench, store: Store, env: dict[str, str]) -> RunRecord:
+    """Run one row, write its record and artifacts, return the record. A failure is a record too."""
+    key = task.key(bench)
+    run = _Run()
+    _seed_everything(task.seed)
+    try:
+        if isinstance(task.method, Reference):
+            _run_reference(task.method, bench, run)
+        else:
+            _run_tokenizer(task, bench, run, store.artifact(key), key)
+    except Exception as e:  # whatever a plugin raises is that row's failure; the others go on
+        run.error = {"type": type(e).__name__, "stage": run.stage, "message": _said(e, task.method)}
+        log.debug("%s failed in %s", task.label, run.stage, exc_info=True)
+    failed = run.error is not None
+    record = RunRecord(
+        id=run_id(key),
+        status="failed" if failed else "ok",
+        key=key,
+        code=task.code(bench),
+        error=run.error,
+        facts=run.facts,
+        metrics={} if failed else run.metrics,
+        levels=run.levels,
+        measured={**run.measured, "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")},
+        env=env,
+    )
+    store.save(record, {} if failed else run.vectors)
+    return record
+
+
+@dataclass
+class _Run:
+    """What a run has gathered so far."""
+
+    stage: str = "start"
+    error: dict[str, str] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    levels: dict[str, list[float]] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+    vectors: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str, device: str = "cpu") -> Iterator[clock.Span]:
+        self.stage = stage
+        progress.report(stage, 0, 1)
+        with clock.span(device) as span:
+            yield span
+        progress.report(stage, 1, 1)
+
+
+def _run_tokenizer(task: Task, bench: Bench, run: _Run, artifact: Path, key: dict[str, Any]) -> None:
+    assert isinstance(task.method, Tokenizer) and task.resolver is not None and task.decoder is not None
+    x, corpus, split = bench.corpus.embeddings, bench.corpus, bench.split
+    x = x.view(np.ndarray)
+    x.flags.writeable = False  # a plugin that writes to its input fails as that plugin's own error
+    tokenizer = task.method.replace()
+
+    with run.timed("fit", bench.device) as fit:
+        codes = tokenizer.fit_encode(x)
+    run.measured["fit_seconds"] = fit.seconds
+    with run.timed("encode", bench.device) as encode:
+        again = _in_chunks(tokenizer, x)
+    run.measured["peak_memory_mb"] = max(fit.peak_mb, encode.peak_mb)
+    run.measured["encode_items_per_second"] = clock.items_per_second(
+        lambda: _in_chunks(tokenizer, x), len(x), bench.device
+    )
+    manifest = {"method": key["method"], "params": key["params"], "seed": key["seed"], "run": run_id(key),
+                "dataset": corpus.name, "tokenizer_levels": tokenizer.levels, "fingerprint": corpus.fingerprint, "versions": provenance.versions()}  # fmt: skip
+    sids = SIDs(codes, tokenizer.sizes, corpus.item_ids, manifest=manifest)
+    run.facts.update(tokenizer.facts(), sizes=list(sids.sizes), floor=tokenizer.floor, encode_chunk=ENCODE_CHUNK)
+
+    run.stage = "measure"
+    numbers, run.levels = metrics.codebook_metrics(codes, sids.sizes)
+    run.metrics.update(numbers, **bench.floor)
+    run.metrics.update(metrics.collision_metrics(codes, split.test.items))
+    run.metrics["encode_agreement"] = float((again == codes).all(axis=1).mean())
+    if tokenizer.supports("reconstruct"):
+        run.metrics.update(metrics.reconstruction_metrics(x, codes, tokenizer.reconstruct))
+
+    with run.timed("resolve") as resolve:
+        resolved = task.resolver.resolve(sids, tokenizer, x)
+    run.measured["resolve_seconds"] = resolve.seconds
+    run.metrics.update(metrics.collision_metrics(resolved.codes, split.test.items, resolved=True))
+    run.facts["sid_sizes"] = list(resolved.sizes)
+
+    decoder = task.decoder.replace()
+    with run.timed("train", bench.device) as train:
+        decoder.fit(resolved, split)
+    run.facts["decoder"] = decoder.facts()
+    run.measured["decoder_seconds"] = train.seconds
+    run.measured["decoder_sequences_per_second"] = decoder.sequences_seen_ / train.seconds
+    run.vectors.update({f"curve_{k}": np.asarray(v) for k, v in decoder.curve_.items()})
+
+    test, k = split.test, _places_needed(bench)
+    with run.timed("search", bench.device) as search:
+        ranking = decoder.recommend(test.histories, k, test.users)
+    run.measured["search_users_per_second"] = len(test) / search.seconds
+    _score(ranking, bench, run, sid_level=True)
+
+    run.stage = "save"
+    tokenizer.save(artifact)
+    resolved.save(artifact, corpus.titles)
+
+
+def _run_reference(method: Reference, bench: Bench, run: _Run) -> None:
+    reference = method.replace()
+    with run.timed("fit", bench.device) as fit:
+        reference.fit(bench.split, bench.corpus.embeddings)
+    run.measured["fit_seconds"] = fit.seconds
+    with run.timed("search", bench.device) as search:
+        ranking = reference.recommend(bench.split.test.histories, _places_needed(bench))
+    run.measured["search_users_per_second"] = len(bench.split.test) / search.seconds
+    _score(ranking, bench, run, sid_level=False)
+
+
+def _places_needed(bench: Bench) -> int:
+    """Places a list must have so that the largest cut-off is full, seen items left out or not."""
+    seen = int(bench.split.test.histories.lengths.max()) if bench.seen == "mask" else 0
+    return min(max(bench.cutoffs) + seen, len(bench.corpus))
+
+
+def _score(ranking: Ranking, bench: Bench, run: _Run, *, sid_level: bool) -> None:
+    run.stage = "score"
+    test = bench.split.test
+    if bench.seen == "mask":
+        ranking = ranking.without(test.histories)
+    found = metrics.places(ranking, test.items)
+    run.metrics.update(metrics.ranking_metrics(found, bench.cutoffs, sid_level=sid_level))
+    run.vectors.update(user=test.users, **{f"target_{k}": v.astype(np.int32) for k, v in found._asdict().items()})
+
+
+def _in_chunks(tokenizer: Tokenizer, x: NDArray[np.float32]) -> Codes:
+    return np.concatenate([tokenizer.encode(x[s : s + ENCODE_CHUNK]) for s in range(0, len(x), ENCODE_CHUNK)])
+
+
+def _seed_everything(seed: int) -> None:
+    """So that a plugin that draws from a global generator is still repeatable."""
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the legacy generator is exactly what is to be seeded
+    torch.manual_seed(seed)
+
+
+def _said(error: Exception, method: Plugin) -> str:
+    """The error in one line; for what is not ours, with the line of the plugin that raised it."""
+    if isinstance(error, SidbenchError):
+        return str(error)
+    home = provenance.source_file(type(method).__module__)
+    where = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if home and frame.filename == home:
+            where = f" ({Path(home).name}, line {frame.lineno}, in {frame.name})"
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def fresh(task: Task, bench: Bench, store: Store) -> RunRecord | None:
+    """The record of this very row, where it is whole, succeeded and was made by the code of today."""
+    key = task.key(bench)
+    record = store.find(key)
+    if record is None or record.status != "ok" or record.code != task.code(bench):
+        return None
+    return record if store.path(key).with_suffix(".npz").exists() else None
+
+
+def with_seed(task: Task, seed: int, device: str) -> Task:
+    """The same row with another seed, on a concrete device."""
+    method = task.method
+    if isinstance(method, Tokenizer):
+        method = method.replace(seed=seed, device=device)
+    decoder = None if task.decoder is None else task.decoder.replace(seed=seed, device=device)
+    return replace(task, method=method, decoder=decoder, seed=seed)

@@ -1,0 +1,212 @@
+"""The command line: parse, call, print. Imports nothing heavy, so that --help answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from sidbench import __version__
+from sidbench.errors import SidbenchError, UsageError
+
+app = typer.Typer(
+    name="sidbench",
+    help="Benchmark Semantic ID tokenizers for generative recommendation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Exit codes: 0 all ran, 1 something failed (the others' results stand), 2 wrong usage.",
+)
+
+Results = Annotated[str, typer.Option(help="Folder of records, artifacts and the board.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"sidbench {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    if debug:
+        import logging
+
+        logging.basicConfig(level=logging.WARNING)
+        logging.getLogger("sidbench").setLevel(logging.DEBUG)
+
+
+@app.command()
+def run(
+    methods: Annotated[
+        Optional[str], typer.Option(help="Methods by name, commas between; all = every tokenizer and reference. [dim]Default: all.[/dim]")
+    ] = None,
+    dataset: Annotated[
+        Optional[str], typer.Option(help="synthetic, synthetic:tiny|default|large|huge, a folder, or a folder's name in SIDBENCH_DATA. [dim]Default: synthetic.[/dim]")
+    ] = None,
+    resolvers: Annotated[Optional[str], typer.Option(help="Resolvers by name, or all. [dim]Default: suffix.[/dim]")] = None,
+    decoder: Annotated[Optional[str], typer.Option(help="Decoder preset: quick, standard or paper. [dim]Default: quick.[/dim]")] = None,
+    protocol: Annotated[Optional[str], typer.Option(help="Which interactions train, select and test. [dim]Default: leave-one-out.[/dim]")] = None,
+    seen: Annotated[Optional[str], typer.Option(help="keep or mask the items of a user's own history. [dim]Default: keep.[/dim]")] = None,
+    cutoffs: Annotated[Optional[str], typer.Option(help="K of Recall@K and the like. [dim]Default: 1,5,10,20.[/dim]")] = None,
+    seeds: Annotated[Optional[str], typer.Option(help="Seeds; several give mean ± standard deviation. [dim]Default: 0.[/dim]")] = None,
+    set_: Annotated[
+        Optional[list[str]], typer.Option("--set", metavar="NAME.PARAMETER=VALUE", help="A parameter of a method, a variant (rq-kmeans@long), a resolver, decoder, dataset, or all tokenizers. Repeatable.")
+    ] = None,
+    config: Annotated[Optional[Path], typer.Option(help="Run file (TOML) with the same names as these options.")] = None,
+    device: Annotated[Optional[str], typer.Option(help="auto, cpu, cuda or cuda:0. [dim]Default: auto.[/dim]")] = None,
+    threads: Annotated[Optional[int], typer.Option(help="Processor threads. [dim]Default: all cores.[/dim]")] = None,
+    results: Annotated[Optional[str], typer.Option(help="Folder of records, artifacts and the board. [dim]Default: results.[/dim]")] = None,
+    redo: Annotated[bool, typer.Option("--redo", help="Run again what is done and fresh.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with an estimate of time, memory and disk; run nothing.")] = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Fit every tokenizer, train the shared decoder on its SIDs, write records and the leaderboard."""
+    from sidbench.settings import read_settings, split_list
+
+    given = {
+        "methods": split_list(methods),
+        "dataset": dataset,
+        "resolvers": split_list(resolvers),
+        "decoder": decoder,
+        "protocol": protocol,
+        "seen": seen,
+        "cutoffs": split_list(cutoffs),
+        "seeds": split_list(seeds),
+        "device": device,
+        "threads": threads,
+        "results": results,
+    }
+    from sidbench import commands
+
+    settings = read_settings(config, given, set_ or [])
+    raise typer.Exit(commands.run(settings, redo=redo, dry_run=dry_run, as_json=as_json, command=_command()))
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        Optional[str],
+        typer.Argument(help="methods, datasets, resolvers, references, decoders, protocols or metrics."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What there is: methods, datasets, resolvers, metrics, with their parameters."""
+    from sidbench import commands
+
+    raise typer.Exit(commands.list_(kind, as_json=as_json))
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="A tokenizer, resolver or dataset, or all.")],
+    set_: Annotated[Optional[list[str]], typer.Option("--set", metavar="PARAMETER=VALUE", help="Check it with this parameter.")] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Put a plugin through every conformance check."""
+    from sidbench import commands
+
+    raise typer.Exit(commands.check(name, set_ or [], as_json=as_json))
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(help="A run: its id (or the start of it), or a method's name for its newest run.")],
+    item: Annotated[Optional[str], typer.Option(help="One item, by its own id.")] = None,
+    results: Results = "results",
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """An item's SID, its neighbours in the tree and who shares its code."""
+    from sidbench import commands
+
+    raise typer.Exit(commands.show(run, item, Path(results), as_json=as_json))
+
+
+@app.command()
+def leaderboard(
+    results: Results = "results",
+    check: Annotated[bool, typer.Option("--check", help="Compare the board with its records; write nothing.")] = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Write LEADERBOARD.md anew from the records."""
+    from sidbench import commands
+
+    raise typer.Exit(commands.leaderboard(Path(results), check=check, as_json=as_json))
+
+
+@app.command()
+def clean(
+    results: Results = "results",
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List what is stale: records of older code, unreadable ones, left-overs. --yes removes it."""
+    from sidbench import commands
+
+    raise typer.Exit(commands.clean(Path(results), yes=yes, as_json=as_json))
+
+
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(help="tokenizer.")],
+    name: Annotated[str, typer.Argument(help="Its name, such as my-method.")],
+    folder: Annotated[
+        Optional[Path], typer.Option(help="Where to write it. [dim]Default: this checkout's plugins/, else the current folder.[/dim]")
+    ] = None,
+) -> None:  # fmt: skip
+    """Write a commented, working plugin file to start from."""
+    from sidbench import commands
+
+    raise typer.Exit(commands.new(kind, name, folder))
+
+
+@app.command()
+def doctor(results: Results = "results", as_json: Json = False) -> None:
+    """Versions, device, threads, conflicting packages, folders that cannot be written."""
+    from sidbench import commands
+
+    raise typer.Exit(commands.doctor(Path(results), as_json=as_json))
+
+
+def _command() -> str:
+    """What the person typed, as the record keeps it."""
+    import shlex
+
+    return shlex.join(["sidbench", *(a for a in sys.argv[1:] if a != "--debug")])
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Run the command line; every error a person can put right is one message."""
+    # Threads that spin while they wait cost the other library's threads up to half of two cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    arguments = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in arguments
+    if debug:
+        arguments = ["--debug", *(a for a in arguments if a != "--debug")]
+    try:
+        return app(args=arguments)
+    except SidbenchError as e:
+        if debug:
+            raise
+        typer.echo(f"error: {e}", err=True)
+        raise SystemExit(2 if isinstance(e, UsageError) else 1) from None
+    except KeyboardInterrupt:
+        typer.echo("\nstopped. What had finished stands; the same command goes on from there.", err=True)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # `sidbench list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Spans: wall-clock seconds and the highest memory inside a block, the device waited for."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+TICK = 0.01  # seconds between two looks at the memory in use
+
+
+class Span:
+    """What one timed block took."""
+
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+
+
+@contextmanager
+def span(device: str = "cpu") -> Iterator[Span]:
+    """Time a block. Memory is the highest in use above what was in use at the start (on the GPU: allocated)."""
+    out = Span()
+    cuda = _cuda(device)
+    if cuda is not None:
+        cuda.synchronize()
+        cuda.reset_peak_memory_stats()
+        floor = cuda.memory_allocated()
+    with _Watch() as watch:
+        start = time.perf_counter()
+        try:
+            yield out
+        finally:
+            if cuda is not None:
+                cuda.synchronize()
+            out.seconds = time.perf_counter() - start
+    out.peak_mb = watch.peak / 2**20
+    if cuda is not None:
+        out.peak_mb = max(out.peak_mb, (cuda.max_memory_allocated() - floor) / 2**20)
+
+
+def items_per_second(work: Any, items: int, device: str = "cpu", at_least: float = 0.2) -> float:
+    """The rate of `work()`, which handles `items`: warmed up, then the median over enough repeats."""
+    work()
+    times: list[float] = []
+    while sum(times) < at_least or len(times) < 3:
+        with span(device) as s:
+            work()
+        times.append(s.seconds)
+        if times[0] > 5:  # long enough to be believed at once
+            break
+    return float(items / sorted(times)[len(times) // 2])
+
+
+def _cuda(device: str) -> Any:
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda
+
+
+class _Watch:
+    """A thread that looks at the resident memory while the block runs."""
+
+    def __enter__(self) -> _Watch:
+        self.floor = resident()
+        self.top = self.floor
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def _look(self) -> None:
+        while not self._done.wait(TICK):
+            self.top = max(self.top, resident())
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.top = max(self.top, resident())
+
+    @property
+    def peak(self) -> int:
+        return max(0, self.top - self.floor)
+
+
+def resident() -> int:
+    """Bytes of this process in memory now (where /proc is missing: the highest so far)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource
+
+        high = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return high if sys.platform == "darwin" else high * 1024

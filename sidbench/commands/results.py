@@ -1,0 +1,244 @@
+"""sidbench leaderboard, clean and show: what lies in a results folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.tree import Tree
+
+from sidbench import provenance, registry
+from sidbench.decoder import Decoder
+from sidbench.errors import DataError, SidbenchError, UsageError
+from sidbench.record import RunRecord, Store
+from sidbench.report import check as compare
+from sidbench.report import leaderboard as render
+from sidbench.sids import SIDs
+
+#: How many items of a group `show` prints before it counts the rest.
+SHOWN = 12
+
+
+def readable(store: Store) -> list[RunRecord]:
+    """Every record that can be read, in order of path."""
+    return [r for _, r in store.all() if isinstance(r, RunRecord)]
+
+
+def write_board(store: Store) -> Path:
+    """LEADERBOARD.md from all records of a results folder."""
+    try:
+        part = store.board.with_suffix(".tmp")
+        part.write_text(render(readable(store)))
+        part.replace(store.board)
+    except OSError as e:
+        raise SidbenchError(
+            f"the board {store.board} cannot be written ({e.strerror}); the records stand. "
+            "Free space or change permissions, then run `sidbench leaderboard`"
+        ) from None
+    return store.board
+
+
+def leaderboard(root: Path, *, check: bool, as_json: bool) -> int:
+    """Write the board anew, or compare it with its records."""
+    store = _store(root)
+    broken = [e for _, e in store.all() if isinstance(e, DataError)]
+    for error in broken:
+        sys.stderr.write(f"left out: {error}\n")
+    records = readable(store)
+    if not check:
+        path = write_board(store)
+        _say({"board": str(path), "records": len(records), "unreadable": len(broken)} if as_json
+             else f"{path}: {len(records)} records")  # fmt: skip
+        return 1 if broken else 0
+    try:
+        text = store.board.read_text()
+    except OSError as e:
+        raise SidbenchError(f"there is no board {store.board} ({e.strerror}); `sidbench leaderboard` writes it") from None
+    differences = compare(text, records) + [str(e) for e in broken]
+    if as_json:
+        _say({"current": not differences, "differences": differences})
+    else:
+        for line in differences:
+            _say(line)
+        _say(f"{store.board} {'differs from' if differences else 'agrees with'} its {len(records)} records")
+    return 1 if differences else 0
+
+
+def clean(root: Path, *, yes: bool, as_json: bool) -> int:
+    """List what is stale, with the reason; remove it when told to."""
+    store = _store(root)
+    found = list(_stale(store))
+    if yes:
+        for path, _ in found:
+            _remove(path)
+        write_board(store)
+    if as_json:
+        _say({"removed": yes, "stale": [{"path": str(p), "reason": why} for p, why in found]})
+        return 0
+    for path, why in found:
+        _say(f"{path}: {why}")
+    done = "removed" if yes else "stale; --yes removes them" if found else "stale"
+    _say(f"{len(found)} {done}")
+    return 0
+
+
+def _stale(store: Store) -> list[tuple[Path, str]]:
+    found: list[tuple[Path, str]] = []
+    kept: set[Path] = set()
+    for path, record in store.all():
+        if isinstance(record, DataError):
+            found.append((path, "cannot be read"))
+        elif record.status != "ok":
+            found.append((path, "failed"))
+        elif record.code != _code_today(record):
+            found.append((path, "made by older code"))
+        else:
+            kept |= {path.with_suffix(".npz"), store.artifact(record.key)}
+    found += [(p, "its record is gone or stale") for p in (store.root / "records").glob("*/*/*.npz")
+              if p not in kept]  # fmt: skip
+    found += [(p, "its record is gone or stale") for p in (store.root / "artifacts").glob("*/*/*") if p not in kept]
+    found += [(p, "left over from a run that was killed") for p in store.root.glob("records/*/*/.*")]
+    return sorted(found)
+
+
+def _code_today(record: RunRecord) -> str:
+    """The fingerprint that the record's code has now; empty where a plugin is gone."""
+    key = record.key
+    name = key["dataset"]["name"]
+    datasets = registry.datasets()
+    dataset = next((c for n, c in datasets.items() if name == n or name.startswith((n + "-", n + ":"))), datasets["folder"])
+    try:
+        own = [registry.find(key["kind"], key["method"])]
+        if key["resolver"] is not None:
+            own += [registry.find("resolver", key["resolver"]["name"]), Decoder]
+    except UsageError:
+        return ""
+    return provenance.code_fingerprint([*(c.__module__ for c in own), dataset.__module__, "sidbench.bench"])
+
+
+def _remove(path: Path) -> None:
+    try:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    except OSError as e:
+        raise SidbenchError(f"{path} cannot be removed ({e.strerror})") from None
+
+
+def show(run: str, item: str | None, root: Path, *, as_json: bool) -> int:
+    """One run's SIDs, or one item among them."""
+    store = _store(root)
+    record = _find(store, run)
+    folder = store.artifact(record.key)
+    if record.key["kind"] != "tokenizer":
+        raise UsageError(f"{record.label} has no SIDs: it is a {record.key['kind']}")
+    sids = SIDs.load(folder)
+    titles = SIDs.titles(folder)
+    if item is None:
+        return _show_run(record, sids, titles, folder, as_json)
+    return _show_item(item, sids, titles, as_json)
+
+
+def _show_run(record: RunRecord, sids: SIDs, titles: Any, folder: Path, as_json: bool) -> int:
+    own = int(sids.manifest["tokenizer_levels"])
+    group = SIDs(sids.codes[:, :own], sids.sizes[:own], sids.item_ids).groups()[1]
+    sizes = np.bincount(group)
+    largest = np.argsort(-sizes, kind="stable")[:3]
+    if as_json:
+        _say({"record": asdict(record), "artifact": str(folder), "items": len(sids), "sizes": list(sids.sizes),
+              "sids": len(sizes), "largest_group": int(sizes.max())})  # fmt: skip
+        return 0
+    console = Console(highlight=False)
+    console.print(f"[bold]{record.label}[/bold] {record.id}  {record.key['dataset']['name']}, seed {record.key['seed']}")
+    console.print(
+        f"{len(sids):,} items, {len(sizes):,} distinct codes of {own} levels "
+        f"({' x '.join(map(str, sids.sizes[:own]))}); resolver {sids.resolver}: sizes {' x '.join(map(str, sids.sizes))}"
+    )
+    for k, v in sorted(record.metrics.items()):
+        console.print(f"  {k:<28} {v:.6g}")
+    console.print("Most shared codes:")
+    for g in largest[sizes[largest] > 1]:
+        tree = Tree(f"[cyan]{_spell(sids.codes[np.flatnonzero(group == g)[0], :own])}[/cyan]  {sizes[g]} items")
+        _hang(tree, sids, titles, np.flatnonzero(group == g))
+        console.print(tree)
+    console.print(f"SIDs: {folder / 'sids.parquet'}   An item: sidbench show {record.id} --item {sids.item_ids[0]}", style="dim", soft_wrap=True)
+    return 0
+
+
+def _show_item(item: str, sids: SIDs, titles: Any, as_json: bool) -> int:
+    names = sids.item_ids.astype(str)
+    at = np.flatnonzero(names == item)
+    if not len(at):
+        some = ", ".join(names[:3])
+        raise UsageError(f"there is no item {item!r} in this run; its ids look like {some}")
+    row, own = int(at[0]), int(sids.manifest["tokenizer_levels"])
+    same = np.flatnonzero((sids.codes[:, :own] == sids.codes[row, :own]).all(axis=1))
+    by_depth = []
+    inside = np.ones(len(sids), dtype=bool)
+    for depth in range(1, own + 1):
+        inside &= sids.codes[:, depth - 1] == sids.codes[row, depth - 1]
+        by_depth.append(np.flatnonzero(inside))
+    if as_json:
+        _say({"item": item, "sid": sids.codes[row].tolist(), "title": None if titles is None else str(titles[row]),
+              "shares": names[same[same != row]].tolist(),
+              "neighbours": [{"prefix": sids.codes[row, :d].tolist(), "items": len(rows)}
+                             for d, rows in enumerate(by_depth, 1)]})  # fmt: skip
+        return 0
+    console = Console(highlight=False)
+    console.print(f"[bold]{item}[/bold] {'' if titles is None else titles[row]}")
+    console.print(f"SID [cyan]{_spell(sids.codes[row])}[/cyan]")
+    branch = tree = Tree("in the tree")
+    for depth, rows in enumerate(by_depth, 1):
+        branch = branch.add(f"[cyan]{_spell(sids.codes[row, :depth])}[/cyan]  {len(rows):,} items")
+        deeper = by_depth[depth] if depth < own else same
+        near = np.setdiff1d(rows, deeper if depth < own else [row])
+        _hang(branch, sids, titles, near[:SHOWN], rest=len(near) - SHOWN)
+    console.print(tree)
+    if len(same) == 1:
+        console.print("nobody shares its code")
+    else:
+        console.print(f"{len(same) - 1} share its code (the last level above)")
+    return 0
+
+
+def _hang(tree: Tree, sids: SIDs, titles: Any, rows: Any, rest: int = 0) -> None:
+    rest = max(rest, len(rows) - SHOWN)
+    for r in rows[:SHOWN]:
+        tree.add(f"{sids.item_ids[r]}  [dim]{_spell(sids.codes[r])}  {'' if titles is None else titles[r]}[/dim]")
+    if rest > 0:
+        tree.add(f"[dim]and {rest:,} more[/dim]")
+
+
+def _spell(codes: Any) -> str:
+    return "-".join(str(c) for c in codes if c >= 0)
+
+
+def _find(store: Store, run: str) -> RunRecord:
+    """By id or its start, else the newest of a label."""
+    records = readable(store)
+    by_id = [r for r in records if r.id.startswith(run)]
+    named = [r for r in records if r.label == run]
+    if not named and len(by_id) > 1:
+        raise UsageError(f"{run!r} is the start of {len(by_id)} runs: {', '.join(r.id for r in by_id)}")
+    found = named or by_id
+    if not found:
+        known = ", ".join(f"{r.id} ({r.label})" for r in records[:8])
+        raise UsageError(f"there is no run {run!r} in {store.root}; there are: {known or 'none'}")
+    newest = max(found, key=lambda r: str(r.measured.get("finished", "")))
+    if newest.error is not None:
+        raise UsageError(f"run {newest.id} ({newest.label}) failed in {newest.error['stage']}: {newest.error['message']}")
+    return newest
+
+
+def _store(root: Path) -> Store:
+    if not root.is_dir():
+        raise UsageError(f"there is no results folder {root}; `sidbench run` makes one, --results names another")
+    return Store(root)
+
+
+def _say(what: Any) -> None:
+    sys.stdout.write((what if isinstance(what, str) else json.dumps(what, indent=2)) + "\n")

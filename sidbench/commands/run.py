@@ -1,0 +1,115 @@
+"""sidbench run: plan, run, tabulate."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from sidbench.bench import Task
+from sidbench.commands.results import write_board
+from sidbench.display import Display, row_name
+from sidbench.plan import Plan, estimate, machine_speed, make_plan, run_plan
+from sidbench.record import RunRecord
+from sidbench.report import tables
+from sidbench.settings import Settings
+
+
+def run(settings: Settings, *, redo: bool, dry_run: bool, as_json: bool, command: str) -> int:
+    """Everything a run does; 0 when every row ran, 1 when one failed."""
+    # With --json standard output is for the script: what a person watches goes to standard error.
+    console = Console(stderr=as_json, highlight=False)
+    with console.status("loading plugins and data…"):
+        plan = make_plan(settings, redo=redo)
+    _introduce(plan, settings, console)
+    if dry_run:
+        return _print_plan(plan, console, as_json)
+    with Display(console, len(plan.tasks)) as display:
+
+        def finished(i: int, task: Task, record: RunRecord, reused: bool) -> None:
+            display.finished(i, task, record, reused)
+            if not reused:  # a run that is stopped later leaves a board of what it did
+                write_board(plan.store)
+
+        records = run_plan(plan, display.started, finished, command)
+    board = write_board(plan.store)
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(r) for r in records], indent=2) + "\n")
+    else:
+        console.print()
+        for table in tables(records, width=console.width):
+            console.print(table)
+        console.print(f"Board: {board}   Records: {plan.store.root / 'records'}", style="dim", soft_wrap=True)
+    failed = [r for r in records if r.status != "ok"]
+    if failed:
+        console.print(
+            f"{len(failed)} of {len(records)} rows failed; the others stand. "
+            "The same command runs only the failed ones again (--debug shows tracebacks).",
+            style="red",
+            soft_wrap=True,
+        )
+    return 1 if failed else 0
+
+
+def _introduce(plan: Plan, settings: Settings, console: Console) -> None:
+    corpus, bench = plan.bench.corpus, plan.bench
+    console.print(
+        f"[bold]{corpus.name}[/bold]: {len(corpus):,} items of {corpus.embeddings.shape[1]} dimensions, "
+        f"{len(corpus.sequences):,} users, {len(corpus.sequences.items):,} interactions; "
+        f"{bench.split.protocol}, {len(bench.split.test):,} test users, seen items "
+        f"{'kept' if bench.seen == 'keep' else 'left out'}; {bench.device}, {bench.threads} threads"
+    )
+    decoder = next((t.decoder for t in plan.tasks if t.decoder is not None), None)
+    if decoder is not None:
+        hidden = ("seed", "device")
+        said = ", ".join(f"{k} {v}" for k, v in decoder.params().items() if k not in hidden)
+        console.print(f"decoder {settings.decoder}: {said}", style="dim")
+    for note in (*corpus.notes, *bench.split.notes):
+        console.print(f"note: {note}", style="yellow")
+
+
+def _print_plan(plan: Plan, console: Console, as_json: bool) -> int:
+    speed = machine_speed()
+    rows = []
+    for i, task in enumerate(plan.tasks):
+        guess = estimate(task, plan, speed)
+        rows.append({"row": row_name(task), "done": i in plan.done, **asdict(guess)})
+    todo = [r for r in rows if not r["done"]]
+    total = {
+        "rows": len(rows),
+        "done": len(rows) - len(todo),
+        "seconds": sum(r["seconds"] for r in todo),
+        "memory_mb": max((r["memory_mb"] for r in todo), default=0.0),
+        "disk_mb": sum(r["disk_mb"] for r in todo),
+    }
+    if as_json:
+        sys.stdout.write(json.dumps({"rows": rows, "total": total}, indent=2) + "\n")
+        return 0
+    table = Table(box=None, pad_edge=False)
+    for name in ("Row", "Time", "Memory", "Disk", "From"):
+        table.add_column(name, justify="left" if name in ("Row", "From") else "right")
+    for r in rows:
+        if r["done"]:
+            table.add_row(r["row"], "–", "–", "–", "done already", style="dim")
+        else:
+            origin = "an earlier run" if r["known"] else "arithmetic"
+            table.add_row(r["row"], _time(r["seconds"]), _size(r["memory_mb"]), _size(r["disk_mb"]), origin)
+    console.print(table)
+    console.print(
+        f"{len(todo)} of {len(rows)} rows to run: about {_time(total['seconds'])}, "
+        f"{_size(total['memory_mb'])} of memory, {_size(total['disk_mb'])} of disk. Nothing was run."
+    )
+    return 0
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _size(mb: float) -> str:
+    return f"{mb:.1f} MB" if mb < 10 else f"{mb:.0f} MB" if mb < 2000 else f"{mb / 1024:.1f} GB"

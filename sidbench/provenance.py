@@ -1,0 +1,158 @@
+"""Where a number came from: the code that made it, the machine, the versions."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sidbench import __version__
+
+#: Packages whose version can change a result.
+PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "faiss-cpu", "faiss-gpu", "k-means-constrained")
+
+
+def code_fingerprint(modules: Iterable[str]) -> str:
+    """A hash of these modules and of every sidbench module that they import, at any depth.
+
+    Taken from the parsed source without docstrings, so a comment or a line break makes nothing stale.
+    """
+    h = hashlib.sha256()
+    for name in sorted(_closure(tuple(modules))):
+        h.update(name.encode() + b"\0" + _source_hash(name).encode())
+    return h.hexdigest()[:16]
+
+
+def _closure(roots: tuple[str, ...]) -> set[str]:
+    seen: set[str] = set()
+    todo = list(roots)
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo.extend(_imports(name))
+    return seen
+
+
+@lru_cache(maxsize=None)
+def _tree(name: str) -> ast.Module | None:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    return ast.parse(Path(spec.origin).read_bytes())
+
+
+@lru_cache(maxsize=None)
+def _imports(name: str) -> tuple[str, ...]:
+    """The modules of sidbench, or of the plugin's own package, that a module names in its imports."""
+    tree = _tree(name)
+    if tree is None:
+        return ()
+    homes = {"sidbench", name.partition(".")[0]}
+    out: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            out.update(a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(name, node)
+            out.add(base)
+            out.update(f"{base}.{a.name}" for a in node.names)  # `from sidbench.kit import kmeans`
+    return tuple(sorted(m for m in out if m.partition(".")[0] in homes and _is_module(m)))
+
+
+def _absolute(name: str, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    spec = importlib.util.find_spec(name)
+    package = name if spec is not None and spec.submodule_search_locations else name.rpartition(".")[0]
+    return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+
+
+@lru_cache(maxsize=None)
+def _is_module(name: str) -> bool:
+    if name == "sidbench":  # its only content is the version, which must not make records stale
+        return False
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
+
+
+@lru_cache(maxsize=None)
+def _source_hash(name: str) -> str:
+    tree = _tree(name)
+    if tree is None:
+        return ""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What was installed."""
+    out = {"sidbench": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            out[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def hardware(device: str, threads: int) -> dict[str, Any]:
+    """The machine as a record's key names it: timings compare only where all of it agrees."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": available_cores(),
+        "threads": threads,
+        "memory_gb": round(total_memory() / 2**30),
+        "device": device,
+        "gpu": _gpu_model() if device.startswith("cuda") else None,
+    }
+
+
+def available_cores() -> int:
+    """Cores this process may use, which in a container is not what the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def total_memory() -> int:
+    """Bytes of memory of the machine; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+@lru_cache(maxsize=1)
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or sys.platform
+
+
+def _gpu_model() -> str:
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
+def source_file(module: str) -> str | None:
+    """The file a module was read from."""
+    spec = importlib.util.find_spec(module)
+    return None if spec is None else spec.origin

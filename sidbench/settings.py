@@ -1,0 +1,91 @@
+"""Settings of a run: defaults, then a TOML file, then the command line. One place, checked once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sidbench.errors import UsageError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Names = Annotated[list[str], Field(min_length=1)]
+
+
+class Settings(BaseModel):
+    """What `sidbench run` takes. `set` holds parameters by plugin name, as `--set` gives them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    methods: Names = ["all"]
+    dataset: str = "synthetic"
+    resolvers: Names = ["suffix"]
+    decoder: str = "quick"
+    protocol: str = "leave-one-out"
+    seen: Literal["keep", "mask"] = "keep"
+    cutoffs: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [1, 5, 10, 20]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [0]
+    device: str = "auto"
+    threads: Annotated[int, Field(ge=0)] = 0  # 0: all cores that this process may use
+    results: str = "results"
+    set: dict[str, dict[str, Any]] = {}
+
+
+def read_settings(config: Path | None, given: dict[str, Any], sets: list[str]) -> Settings:
+    """Defaults < the run file < the command line. `given` holds only what the person wrote."""
+    values: dict[str, Any] = {} if config is None else _read_toml(config)
+    values.update({k: v for k, v in given.items() if v is not None})
+    parameters = {target: dict(entries) for target, entries in _tables(values.get("set", {}), config).items()}
+    for text in sets:
+        target, key, value = parse_set(text)
+        parameters.setdefault(target, {})[key] = value
+    values["set"] = parameters
+    for key in values:
+        if key not in Settings.model_fields:
+            raise UsageError(
+                f"{config}: there is no setting {key!r}{nearest(key, Settings.model_fields)} "
+                f"Known: {', '.join(Settings.model_fields)}."
+            )
+    try:
+        return Settings(**values)
+    except ValidationError as e:
+        said = "; ".join(f"{'.'.join(str(p) for p in x['loc'])} = {x['input']!r}: {x['msg']}" for x in e.errors())
+        raise UsageError(f"settings do not fit: {said}") from None
+
+
+def parse_set(text: str) -> tuple[str, str, Any]:
+    """`rq-kmeans.iters=50` as (rq-kmeans, iters, 50); the value is read as TOML, else as text."""
+    left, equals, value = text.partition("=")
+    target, dot, key = left.strip().rpartition(".")
+    if not (equals and dot and target and key):
+        raise UsageError(f"--set {text!r} does not fit; expected NAME.PARAMETER=VALUE, such as rq-kmeans.iters=50")
+    try:
+        return target, key, tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return target, key, value.strip()
+
+
+def split_list(text: str | None) -> list[str] | None:
+    """`a,b, c` as a list; None stays None."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _tables(value: Any, config: Path | None) -> dict[str, dict[str, Any]]:
+    if not isinstance(value, dict) or not all(isinstance(v, dict) for v in value.values()):
+        raise UsageError(f"{config}: [set] must hold one table a plugin, such as [set.rq-kmeans] with iters = 50")
+    return value
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"there is no run file {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise UsageError(f"{path} cannot be read as TOML: {e}") from None
