@@ -64,6 +64,14 @@ def test_the_duplicate_floor_counts_identical_rows(scale: float) -> None:
     assert metrics.floor_metrics(x * np.float32(scale)) == {"floor_items": 5 / 50, "floor_distinct": 3 / 50}
 
 
+def test_what_batches_do_to_one_text_is_still_a_duplicate() -> None:
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.normal(size=(200, 64)), 2, axis=0)
+    x[1::2] += rng.normal(size=(200, 64)) * 1e-7
+    assert metrics.floor_metrics(x.astype(np.float32))["floor_items"] > 0.95
+    assert metrics.floor_metrics((x + rng.normal(size=x.shape) * 0.05).astype(np.float32))["floor_items"] == 0
+
+
 def test_the_floor_of_constant_rows_is_everything() -> None:
     expected = {"floor_items": 1.0, "floor_distinct": pytest.approx(0.9)}
     assert metrics.floor_metrics(np.zeros((10, 4), np.float32)) == expected

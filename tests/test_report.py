@@ -259,6 +259,12 @@ def test_a_failed_seed_does_not_hide_the_others() -> None:
     assert row.values["recall@10"].mean == pytest.approx(0.15)
 
 
+def test_a_reason_names_the_error_once() -> None:
+    text = leaderboard([run("a", 0.1), failed("b", "ContractError: too few rows (b.py, line 7)")])
+    assert "in fit: ContractError: too few rows" in text
+    assert text.count("ContractError") == 1
+
+
 def test_only_failures_still_make_a_board() -> None:
     text = leaderboard([failed("a"), failed("b")])
     assert len(lines(text, "| ")) == 4

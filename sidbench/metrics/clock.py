@@ -23,6 +23,10 @@ METRICS: tuple[Metric, ...] = (
         f"before. {_HERE}",
     ),
     Metric(
+        name="resolve_seconds", label="Resolve", source="clock", direction="lower", format=",.2f", unit="s",
+        legend=f"Wall-clock seconds of the resolver. {_HERE}",
+    ),
+    Metric(
         name="decoder_seconds", label="Decoder", source="clock", direction="lower", format=",.1f", unit="s",
         legend="Wall-clock seconds to train the shared decoder on the row's SIDs, selection on validation "
         f"included. Early stopping ends it, so it is not speed alone. {_HERE}",

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from sidbench.metrics.metric import Metric
 from sidbench.sids import Codes, distinct_rows
 
-#: Embeddings count as identical when they agree after rounding to this share of their root mean square.
-ROUNDING = 1e-5
+#: Embeddings count as identical when they agree after rounding to this share of their root mean square: above
+#: what batching does to the embeddings of one text (about 1e-4), far below what tells two texts apart.
+ROUNDING = 1e-3
 
 
 def collision_metrics(codes: Codes, targets: NDArray[Any], *, resolved: bool = False) -> dict[str, float]:
@@ -95,9 +96,9 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         name="floor_items", label="Duplicate floor", source="data", direction="none", format=".2%",
         secondary=True,
-        legend="Share of items whose embedding is identical to another item's, after rounding to 1e-5 of the "
-        "root mean square of all values. A property of the data: no tokenizer of these embeddings has fewer "
-        "colliding items before the resolver. Does not show near duplicates.",
+        legend="Share of items whose embedding is identical to another item's, after rounding to 0.001 of "
+        "the root mean square of all values. A property of the data: what collides beyond it is the "
+        "tokenizer's doing, since identical embeddings get one SID. Does not show near duplicates.",
     ),
     Metric(
         name="floor_distinct", label="Duplicate floor, surplus", source="data", direction="none",

@@ -30,11 +30,13 @@ CODES = (
     "utilization",
     "perplexity",
     "reconstruction_error",
+    "encode_agreement",
 )
 COST = (
     "fit_seconds",
     "encode_items_per_second",
     "peak_memory_mb",
+    "resolve_seconds",
     "decoder_seconds",
     "decoder_sequences_per_second",
     "search_users_per_second",
@@ -268,7 +270,8 @@ def _levels(vectors: list[list[float]]) -> list[float]:
 def _reason(record: RunRecord) -> str:
     error = record.error or {}
     stage = f"in {error['stage']}: " if error.get("stage") else ""
-    return f"{stage}{error.get('type', 'error')}: {' '.join(str(error.get('message', '')).split())}"
+    kind, message = error.get("type", "error"), " ".join(error.get("message", "").split())
+    return stage + (message if message.startswith(kind) else f"{kind}: {message}")
 
 
 def _names(runs: list[RunRecord]) -> list[str]:

@@ -141,7 +141,7 @@ def _legend(shown: dict[str, Metric]) -> list[str]:
     """One entry a metric or family that some table shows, in the order of declaration."""
     names = {name.partition("@")[0] for name in shown}
     declared = [m for name, m in METRICS.items() if name.partition("@")[0] in names]
-    return [f"- **{m.label}{'@K' if m.family else ''}**{_unit(m)}: {escape(m.legend)}" for m in declared]
+    return [f"- **{m.label}{'@K' if m.family else ''}**{_unit(m)}: {m.legend}" for m in declared]
 
 
 def _unit(m: Metric) -> str:
