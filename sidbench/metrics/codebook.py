@@ -97,7 +97,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         name="encode_agreement", label="Encode agreement", source="tokenizer", direction="higher",
         format=".1%", secondary=True,
-        legend="Share of items to which `encode` gives the codes that fitting gave them. Below 100% for methods "
-        "that place the catalogue jointly (balanced ones): how differently new items are treated, no error.",
+        legend="Share of items to which `encode` gives the codes that fitting gave them. Below 100% for "
+        "methods that place the catalogue jointly (balanced ones): how differently new items are "
+        "treated, no error.",
     ),
 )  # fmt: skip
