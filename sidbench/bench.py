@@ -44,7 +44,6 @@ class Bench:
     seen: str  # "keep" or "mask"
     device: str
     threads: int
-    dataset_module: str
     floor: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -87,10 +86,14 @@ class Task:
             "hardware": provenance.hardware(bench.device, bench.threads),
         }
 
-    def code(self, bench: Bench) -> str:
-        """The fingerprint of the code that this row runs through."""
-        own = [type(p).__module__ for p in (self.method, self.resolver, self.decoder) if p is not None]
-        return provenance.code_fingerprint([*own, bench.dataset_module, __name__])
+    def code(self) -> str:
+        """The fingerprint of the code that this row runs through; the data is named by its content."""
+        return code_of(*(type(p) for p in (self.method, self.resolver, self.decoder) if p is not None))
+
+
+def code_of(*plugins: type[Plugin]) -> str:
+    """The fingerprint of some plugins' code and of the path that every row takes."""
+    return provenance.code_fingerprint([*(p.__module__ for p in plugins), __name__])
 
 
 def _params(plugin: Plugin) -> dict[str, Any]:
@@ -117,7 +120,7 @@ def run_one(task: Task, bench: Bench, store: Store, env: dict[str, str]) -> RunR
         id=run_id(key),
         status="failed" if failed else "ok",
         key=key,
-        code=task.code(bench),
+        code=task.code(),
         error=run.error,
         facts=run.facts,
         metrics={} if failed else run.metrics,
@@ -260,7 +263,7 @@ def fresh(task: Task, bench: Bench, store: Store) -> RunRecord | None:
     """The record of this very row, where it is whole, succeeded and was made by the code of today."""
     key = task.key(bench)
     record = store.find(key)
-    if record is None or record.status != "ok" or record.code != task.code(bench):
+    if record is None or record.status != "ok" or record.code != task.code():
         return None
     return record if store.path(key).with_suffix(".npz").exists() else None
 

@@ -72,6 +72,7 @@ def run(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Fit every tokenizer, train the shared decoder on its SIDs, write records and the leaderboard."""
+    from sidbench.commands.run import run as execute
     from sidbench.settings import read_settings, split_list
 
     given = {
@@ -87,10 +88,8 @@ def run(
         "threads": threads,
         "results": results,
     }
-    from sidbench import commands
-
     settings = read_settings(config, given, set_ or [])
-    raise typer.Exit(commands.run(settings, redo=redo, dry_run=dry_run, as_json=as_json, command=_command()))
+    raise typer.Exit(execute(settings, redo=redo, dry_run=dry_run, as_json=as_json, command=_command()))
 
 
 @app.command("list")
@@ -102,9 +101,9 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """What there is: methods, datasets, resolvers, metrics, with their parameters."""
-    from sidbench import commands
+    from sidbench.commands import plugins
 
-    raise typer.Exit(commands.list_(kind, as_json=as_json))
+    raise typer.Exit(plugins.list_(kind, as_json=as_json))
 
 
 @app.command()
@@ -114,9 +113,9 @@ def check(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Put a plugin through every conformance check."""
-    from sidbench import commands
+    from sidbench.commands import plugins
 
-    raise typer.Exit(commands.check(name, set_ or [], as_json=as_json))
+    raise typer.Exit(plugins.check(name, set_ or [], as_json=as_json))
 
 
 @app.command()
@@ -127,9 +126,9 @@ def show(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """An item's SID, its neighbours in the tree and who shares its code."""
-    from sidbench import commands
+    from sidbench.commands import results
 
-    raise typer.Exit(commands.show(run, item, Path(results), as_json=as_json))
+    raise typer.Exit(results.show(run, item, Path(results), as_json=as_json))
 
 
 @app.command()
@@ -139,9 +138,9 @@ def leaderboard(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Write LEADERBOARD.md anew from the records."""
-    from sidbench import commands
+    from sidbench.commands import results
 
-    raise typer.Exit(commands.leaderboard(Path(results), check=check, as_json=as_json))
+    raise typer.Exit(results.leaderboard(Path(results), check=check, as_json=as_json))
 
 
 @app.command()
@@ -151,9 +150,9 @@ def clean(
     as_json: Json = False,
 ) -> None:
     """List what is stale: records of older code, unreadable ones, left-overs. --yes removes it."""
-    from sidbench import commands
+    from sidbench.commands import results
 
-    raise typer.Exit(commands.clean(Path(results), yes=yes, as_json=as_json))
+    raise typer.Exit(results.clean(Path(results), yes=yes, as_json=as_json))
 
 
 @app.command()
@@ -165,24 +164,32 @@ def new(
     ] = None,
 ) -> None:  # fmt: skip
     """Write a commented, working plugin file to start from."""
-    from sidbench import commands
+    from sidbench.commands import plugins
 
-    raise typer.Exit(commands.new(kind, name, folder))
+    raise typer.Exit(plugins.new(kind, name, folder))
 
 
 @app.command()
 def doctor(results: Results = "results", as_json: Json = False) -> None:
     """Versions, device, threads, conflicting packages, folders that cannot be written."""
-    from sidbench import commands
+    from sidbench.commands import doctor
 
-    raise typer.Exit(commands.doctor(Path(results), as_json=as_json))
+    raise typer.Exit(doctor.doctor(Path(results), as_json=as_json))
 
 
 def _command() -> str:
     """What the person typed, as the record keeps it."""
     import shlex
 
-    return shlex.join(["sidbench", *(a for a in sys.argv[1:] if a != "--debug")])
+    return shlex.join(["sidbench", *(_without_folders(a) for a in sys.argv[1:] if a != "--debug")])
+
+
+def _without_folders(argument: str) -> str:
+    """Boards are shared: of a local path only its last name is kept."""
+    option, equals, value = argument.rpartition("=")
+    if os.sep in value:
+        value = Path(value).name
+    return f"{option}{equals}{value}"
 
 
 def main(argv: list[str] | None = None) -> Any:

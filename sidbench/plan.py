@@ -56,7 +56,7 @@ def make_plan(settings: Settings, *, redo: bool = False) -> Plan:
     rows = _rows(settings)
     if settings.protocol not in PROTOCOLS:
         raise unknown("protocol", settings.protocol, PROTOCOLS)
-    dataset = registry.make_dataset(settings.dataset, settings.set.get("dataset"))
+    registry.make_dataset(settings.dataset, settings.set.get("dataset"))  # its name, before anything is read
     store = Store(Path(settings.results))
     store.check_writable()
 
@@ -68,7 +68,6 @@ def make_plan(settings: Settings, *, redo: bool = False) -> Plan:
         seen=settings.seen,
         device=device,
         threads=threads,
-        dataset_module=type(dataset).__module__,
     )
     tasks = []
     for row in rows:

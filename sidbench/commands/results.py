@@ -13,7 +13,8 @@ import numpy as np
 from rich.console import Console
 from rich.tree import Tree
 
-from sidbench import provenance, registry
+from sidbench import registry
+from sidbench.bench import code_of
 from sidbench.decoder import Decoder
 from sidbench.errors import DataError, SidbenchError, UsageError
 from sidbench.record import RunRecord, Store
@@ -110,16 +111,13 @@ def _stale(store: Store) -> list[tuple[Path, str]]:
 def _code_today(record: RunRecord) -> str:
     """The fingerprint that the record's code has now; empty where a plugin is gone."""
     key = record.key
-    name = key["dataset"]["name"]
-    datasets = registry.datasets()
-    dataset = next((c for n, c in datasets.items() if name == n or name.startswith((n + "-", n + ":"))), datasets["folder"])
     try:
         own = [registry.find(key["kind"], key["method"])]
         if key["resolver"] is not None:
             own += [registry.find("resolver", key["resolver"]["name"]), Decoder]
     except UsageError:
         return ""
-    return provenance.code_fingerprint([*(c.__module__ for c in own), dataset.__module__, "sidbench.bench"])
+    return code_of(*own)
 
 
 def _remove(path: Path) -> None:

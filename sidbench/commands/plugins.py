@@ -1,0 +1,181 @@
+"""sidbench list, check and new: plugins seen from outside."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from rich.console import Console
+from rich.markup import escape
+
+from sidbench import registry, testing
+from sidbench.decoder import Decoder
+from sidbench.errors import UsageError, unknown
+from sidbench.metrics import METRICS
+from sidbench.plugin import Plugin, configure
+from sidbench.protocol import PROTOCOLS
+from sidbench.settings import parse_set
+
+TEMPLATES = {"tokenizer": "my-method"}
+KINDS = {"methods": "tokenizer", "datasets": "dataset", "resolvers": "resolver", "references": "reference"}
+
+
+def list_(kind: str | None, *, as_json: bool) -> int:
+    """Everything there is, or one kind of it; what cannot be used is listed with its reason."""
+    sections = {**{title: _plugins(k) for title, k in KINDS.items()}, **_built_in()}
+    if kind is not None and kind not in sections:
+        raise unknown("kind", kind, sections)
+    chosen = {kind: sections[kind]} if kind else sections
+    broken = [dataclasses.asdict(b) for b in registry.scan().broken]
+    if as_json:
+        for b in broken:
+            b.pop("detail")
+        _write(json.dumps({**chosen, "broken": broken}, indent=2))
+        return 0
+    console = Console(highlight=False, soft_wrap=True)
+    for title, entries in chosen.items():
+        console.print(f"[bold]{title}[/bold]")
+        for entry in entries:
+            _print_entry(console, entry, detailed=kind is not None)
+    for b in broken:
+        console.print(f"[red]✗ {escape(b['name'])}[/red] from {escape(b['origin'])}: {escape(b['reason'])}")
+    if kind is None:
+        console.print("[dim]`sidbench list KIND` prints parameters and legends too.[/dim]")
+    return 0
+
+
+def _plugins(kind: str) -> list[dict[str, Any]]:
+    scan = registry.scan()
+    out = []
+    for name, cls in registry.plugins(kind).items():
+        entry: dict[str, Any] = {"name": name, "summary": cls.summary(), "from": scan.origins[cls]}
+        if getattr(cls, "paper", ""):
+            entry["paper"] = cls.paper
+        entry["parameters"] = _parameters(cls)
+        out.append(entry)
+    return out
+
+
+def _built_in() -> dict[str, list[dict[str, Any]]]:
+    decoders = [
+        {"name": preset, "summary": f"{Decoder.summary()} Preset.",
+         "parameters": [{**p, "default": values.get(p["name"], p["default"])} for p in _parameters(Decoder)]}
+        for preset, values in Decoder.presets.items()
+    ]  # fmt: skip
+    protocols = [{"name": n, "summary": (f.__doc__ or "").splitlines()[0]} for n, f in PROTOCOLS.items()]
+    metrics = [
+        {"name": m.name, "summary": m.label, "source": m.source, "direction": m.direction, "legend": m.legend}
+        for m in METRICS.values()
+    ]
+    return {"decoders": decoders, "protocols": protocols, "metrics": metrics}
+
+
+def _parameters(cls: type[Plugin]) -> list[dict[str, Any]]:
+    hints = get_type_hints(cls)
+    return [
+        {"name": f.name, "type": _type_name(hints[f.name]), "default": _plain(f.default)}
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+    ]
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else re.sub(r"typing\.|pathlib\.", "", str(hint))
+
+
+def _plain(value: Any) -> Any:
+    return None if value is dataclasses.MISSING else value if isinstance(value, (int, float, str, bool)) else str(value)
+
+
+def _print_entry(console: Console, entry: dict[str, Any], *, detailed: bool) -> None:
+    origin = entry.get("from", "sidbench")
+    tail = f" [dim]({escape(origin)})[/dim]" if origin != "sidbench" else ""
+    arrow = {"higher": " ↑", "lower": " ↓"}.get(entry.get("direction", ""), "")
+    console.print(f"  [cyan]{escape(entry['name']):<24}[/cyan] {escape(entry['summary'])}{arrow}{tail}")
+    if not detailed:
+        return
+    if "legend" in entry:
+        console.print(f"      [dim]{escape(entry['legend'])}[/dim]")
+    if "paper" in entry:
+        console.print(f"      [dim]{entry['paper']}[/dim]")
+    for p in entry.get("parameters", []):
+        default = "required" if p["default"] is None else p["default"]
+        console.print(f"      {p['name']:<18} {escape(str(default)):<12} [dim]{escape(p['type'])}[/dim]")
+
+
+def check(name: str, sets: list[str], *, as_json: bool) -> int:
+    """Every conformance check of one plugin, or of all; 1 when one fails."""
+    values = {key: value for _, key, value in (parse_set(f"{name}.{text}") for text in sets)}
+    everything = {**registry.tokenizers(), **registry.resolvers(), **registry.datasets()}
+    if name == "all":
+        chosen = {n: c for n, c in everything.items() if n != "folder"}  # a folder needs a path to be checked
+    elif name.partition(":")[0] in everything:
+        chosen = {name: everything[name.partition(":")[0]]}
+    else:
+        registry_names = [*everything, "all"]
+        for broken in registry.scan().broken:
+            if broken.name in (name, name.replace("-", "_")):
+                raise UsageError(f"{name!r} from {broken.origin} cannot be used: {broken.reason}")
+        raise unknown("plugin", name, registry_names)
+    console = Console(highlight=False, soft_wrap=True, quiet=as_json)
+    report = []
+    for label, cls in chosen.items():
+        plugin = _configured(label, cls, values)
+        console.print(f"[bold]{label}[/bold]")
+        for result in testing.run_checks(plugin):
+            report.append({"plugin": label, "check": result.name, "passed": result.passed, "message": result.message})
+            mark = "[green]✓[/green]" if result.passed else "[red]✗[/red]"
+            console.print(f"  {mark} {result.name}")
+            if not result.passed:
+                console.print(f"    [red]{escape(result.message)}[/red]")
+    failed = [r for r in report if not r["passed"]]
+    if as_json:
+        _write(json.dumps(report, indent=2))
+    else:
+        console.print(f"{len(report) - len(failed)} of {len(report)} checks passed")
+    return 1 if failed else 0
+
+
+def _configured(label: str, cls: type[Plugin], values: dict[str, Any]) -> Plugin:
+    """A plugin as it is checked: a tokenizer with its quick parameters, a dataset with its variant."""
+    if cls.kind == "dataset":
+        return registry.make_dataset(label, values)
+    return configure(cls, {**getattr(cls, "quick", {}), **values})
+
+
+def new(kind: str, name: str, folder: Path | None) -> int:
+    """Write a template under a new name."""
+    if kind not in TEMPLATES:
+        raise unknown("kind", kind, TEMPLATES)
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        raise UsageError(f"{name!r} is no plugin name; expected small letters, digits and dashes, such as my-method")
+    if name in registry.plugins(kind):
+        raise UsageError(f"there is a {kind} {name!r} already; choose another name")
+    own = Path(__file__).resolve().parent.parent.parent
+    checkout = (own / "pyproject.toml").is_file() and (own / "plugins").is_dir()
+    target = folder or (own / "plugins" if checkout else Path())
+    path = target / f"{name.replace('-', '_')}.py"
+    if path.exists():
+        raise UsageError(f"{path} exists; choose another name or remove it")
+    example = TEMPLATES[kind]
+    text = (files("sidbench.templates") / f"{kind}.py").read_text()
+    class_name = "".join(part.capitalize() for part in name.split("-"))
+    text = text.replace(example, name).replace("".join(p.capitalize() for p in example.split("-")), class_name)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as e:
+        raise UsageError(f"{path} cannot be written ({e.strerror}); name another folder with --folder") from None
+    _write(f"wrote {path}")
+    if not checkout or folder is not None:
+        _write(f"export SIDBENCH_PLUGIN_PATH={target.absolute()}")
+    _write(f"sidbench check {name}\nsidbench run --methods {name},rq-kmeans,random")
+    return 0
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text + "\n")

@@ -1,0 +1,1 @@
+"""Files that `sidbench new` writes: real, working plugins."""
