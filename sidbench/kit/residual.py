@@ -134,7 +134,7 @@ def _mean(x: Floats) -> Floats:
 
 
 def _scale(rows: Floats) -> np.float32:
-    """1, or the power of two (so that no digit changes) that makes squares of extreme values representable."""
+    """1, or the power of two (so that no digit changes) that brings extreme values near 1."""
     largest = max(float(rows.max()), -float(rows.min()))
     return np.float32(1 if 1e-12 < largest < 1e12 else 2.0 ** -np.clip(np.frexp(largest)[1], -126, 126))
 
