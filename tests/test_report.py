@@ -57,7 +57,7 @@ def run(
         at[last] = v
     metrics = {f"recall@{k}": recall * f for k, f in ((1, 0.2), (5, 0.7), (10, 1.0), (20, 1.5))}
     metrics |= {f"ndcg@{k}": recall * f for k, f in ((1, 0.2), (5, 0.4), (10, 0.5), (20, 0.6))}
-    facts: dict[str, Any] = {"command": "sidbench run --methods all"}
+    facts: dict[str, Any] = {}
     levels = {}
     if key["kind"] == "tokenizer":
         metrics |= {"sid_recall@10": recall * 1.1, "inflation@10": 0.1, "collision_items": 0.02 + recall / 10}
@@ -79,7 +79,12 @@ def run(
         metrics=metrics,
         levels=levels,
         measured=measured,
-        env={"sidbench": "0.1.0", "python": "3.11.7", "torch": "2.6.0"},
+        env={
+            "torch": "2.6.0",
+            "sidbench": "0.1.0",
+            "python": "3.11.7",
+            "command": "sidbench run --methods all",
+        },
     )
 
 
@@ -294,7 +299,8 @@ def test_the_board_says_how_it_was_made() -> None:
     ):
         assert fact in text
     assert "`sidbench run --methods all`" in text
-    assert "torch 2.6.0" in text
+    assert "sidbench 0.1.0, python 3.11.7, torch 2.6.0" in text
+    assert "1.00% of the items share their embedding" in text
     assert "0, 1, 2" in text
 
 

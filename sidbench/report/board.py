@@ -247,7 +247,7 @@ def _row(name: str, runs: list[RunRecord]) -> Row:
 
 def _facts(runs: list[RunRecord]) -> dict[str, Any]:
     """Plain facts that all seeds share; what the board says elsewhere is left out."""
-    shared = sorted(set.intersection(*(set(r.facts) for r in runs)) - {"command", "floor"}) if runs else []
+    shared = sorted(set.intersection(*(set(r.facts) for r in runs)) - {"floor"}) if runs else []
     first = {name: runs[0].facts[name] for name in shared}
     return {
         name: fact

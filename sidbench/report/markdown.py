@@ -79,11 +79,11 @@ def _facts(table: Table) -> list[str]:
         facts.append(("SIDs", f"{words.shape(table)} codes, {words.bits(table):.4g} bits an item"))
     if "resolver" in table.agreed:
         facts += [("Resolver", words.resolver(table)), ("Decoder", words.decoder(table))]
-    floor = table.columns(("floor_items", "floor_distinct"))
+    floor = next((r.values for r in table.rows if "floor_items" in r.values), None)
     if floor:
-        row = next(r for r in table.rows if floor[0].name in r.values)
-        said = ", ".join(f"{c.label.lower()} {c.show(row.values[c.name].mean)}" for c in floor)
-        facts.append(("Duplicates", f"{said} (what identical embeddings force on any tokenizer)"))
+        items, surplus = (METRICS[n].show(floor[n].mean) for n in ("floor_items", "floor_distinct"))
+        said = f"{items} of the items share their embedding with another, {surplus} are surplus"
+        facts.append(("Duplicate floor", f"{said}; what collides beyond that is the tokenizer's doing"))
     facts += [("Seeds", ", ".join(map(str, table.seeds)) or "none ran"), ("Hardware", words.hardware(table))]
     facts += [("Versions", words.versions(table))]
     facts += [("Made by", words.code(command)) for command in words.commands(table)]

@@ -70,12 +70,12 @@ def versions(table: Table) -> str:
     for record in table.records:
         for name, version in record.env.items():
             met.setdefault(name, set()).add(str(version))
-    names = sorted(met, key=lambda name: (name != "sidbench", name))
+    names = sorted(met.keys() - {"command"}, key=lambda name: (name != "sidbench", name))
     return ", ".join(f"{name} {' and '.join(sorted(met[name]))}" for name in names)
 
 
 def commands(table: Table) -> list[str]:
-    return sorted({str(r.facts["command"]) for r in table.records if r.facts.get("command")})
+    return sorted({r.env["command"] for r in table.records if "command" in r.env})
 
 
 def title(table: Table) -> str:
