@@ -159,6 +159,7 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, artifact: Path, key: dic
     x = x.view(np.ndarray)
     x.flags.writeable = False  # a plugin that writes to its input fails as that plugin's own error
     tokenizer = task.method.replace()
+    run.facts.update(sizes=list(tokenizer.sizes), floor=tokenizer.floor, encode_chunk=ENCODE_CHUNK)
 
     with run.timed("fit", bench.device) as fit:
         codes = tokenizer.fit_encode(x)
@@ -172,7 +173,7 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, artifact: Path, key: dic
     manifest = {"method": key["method"], "params": key["params"], "seed": key["seed"], "run": run_id(key),
                 "dataset": corpus.name, "tokenizer_levels": tokenizer.levels, "fingerprint": corpus.fingerprint, "versions": provenance.versions()}  # fmt: skip
     sids = SIDs(codes, tokenizer.sizes, corpus.item_ids, manifest=manifest)
-    run.facts.update(tokenizer.facts(), sizes=list(sids.sizes), floor=tokenizer.floor, encode_chunk=ENCODE_CHUNK)
+    run.facts.update(tokenizer.facts())
 
     run.stage = "measure"
     numbers, run.levels = metrics.codebook_metrics(codes, sids.sizes)

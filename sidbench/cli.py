@@ -101,9 +101,9 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """What there is: methods, datasets, resolvers, metrics, with their parameters."""
-    from sidbench.commands import plugins
+    from sidbench.commands.plugins import list_ as execute
 
-    raise typer.Exit(plugins.list_(kind, as_json=as_json))
+    raise typer.Exit(execute(kind, as_json=as_json))
 
 
 @app.command()
@@ -113,9 +113,9 @@ def check(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Put a plugin through every conformance check."""
-    from sidbench.commands import plugins
+    from sidbench.commands.plugins import check as execute
 
-    raise typer.Exit(plugins.check(name, set_ or [], as_json=as_json))
+    raise typer.Exit(execute(name, set_ or [], as_json=as_json))
 
 
 @app.command()
@@ -126,9 +126,9 @@ def show(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """An item's SID, its neighbours in the tree and who shares its code."""
-    from sidbench.commands import results
+    from sidbench.commands.results import show as execute
 
-    raise typer.Exit(results.show(run, item, Path(results), as_json=as_json))
+    raise typer.Exit(execute(run, item, Path(results), as_json=as_json))
 
 
 @app.command()
@@ -138,9 +138,9 @@ def leaderboard(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Write LEADERBOARD.md anew from the records."""
-    from sidbench.commands import results
+    from sidbench.commands.results import leaderboard as execute
 
-    raise typer.Exit(results.leaderboard(Path(results), check=check, as_json=as_json))
+    raise typer.Exit(execute(Path(results), check=check, as_json=as_json))
 
 
 @app.command()
@@ -150,9 +150,9 @@ def clean(
     as_json: Json = False,
 ) -> None:
     """List what is stale: records of older code, unreadable ones, left-overs. --yes removes it."""
-    from sidbench.commands import results
+    from sidbench.commands.results import clean as execute
 
-    raise typer.Exit(results.clean(Path(results), yes=yes, as_json=as_json))
+    raise typer.Exit(execute(Path(results), yes=yes, as_json=as_json))
 
 
 @app.command()
@@ -164,17 +164,17 @@ def new(
     ] = None,
 ) -> None:  # fmt: skip
     """Write a commented, working plugin file to start from."""
-    from sidbench.commands import plugins
+    from sidbench.commands.plugins import new as execute
 
-    raise typer.Exit(plugins.new(kind, name, folder))
+    raise typer.Exit(execute(kind, name, folder))
 
 
 @app.command()
 def doctor(results: Results = "results", as_json: Json = False) -> None:
     """Versions, device, threads, conflicting packages, folders that cannot be written."""
-    from sidbench.commands import doctor
+    from sidbench.commands.doctor import doctor as execute
 
-    raise typer.Exit(doctor.doctor(Path(results), as_json=as_json))
+    raise typer.Exit(execute(Path(results), as_json=as_json))
 
 
 def _command() -> str:
@@ -212,6 +212,11 @@ def main(argv: list[str] | None = None) -> Any:
         raise SystemExit(130) from None
     except BrokenPipeError:  # `sidbench list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as e:
+        if debug:
+            raise
+        typer.echo(f"error: {type(e).__name__}: {e} (this is a bug of sidbench; --debug shows where)", err=True)
         raise SystemExit(1) from None
 
 

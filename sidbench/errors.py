@@ -31,9 +31,9 @@ class NotFittedError(SidbenchError, AttributeError):
 
 
 def nearest(given: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest known name, or nothing."""
+    """What follows a name that nothing answers to: `; did you mean 'x'?`, or a full stop."""
     close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> UsageError:
