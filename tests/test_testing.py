@@ -45,7 +45,7 @@ def broken(**changes: Callable[..., Any] | Any) -> type[Tokenizer]:
     )
 
 
-def by(change: Callable[[Good, Embeddings, Codes], Any]) -> type[Tokenizer]:
+def by(change: Callable[[Any, Embeddings, Any], Any]) -> type[Tokenizer]:
     """Good with its codes changed."""
 
     def encode(self: Good, x: Embeddings) -> Any:
