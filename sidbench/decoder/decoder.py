@@ -119,7 +119,7 @@ class Decoder(Plugin):
         recent: list[Tensor] = []
         numbers: dict[str, float] = {}
         for step in range(1, self.steps + 1):
-            recent.append(self._learn(weights.worker, windows, reader, noise))
+            recent.append(self._learn(weights.worker, windows, reader, noise, windows.next(self.batch)))
             weights.step(schedule(step - 1, self.steps, self.warmup, self.learning_rate))
             if step % max(1, self.eval_every // 10) == 0:
                 numbers["loss"] = float(torch.stack(recent).mean())
@@ -207,9 +207,10 @@ class Decoder(Plugin):
         # Search and validation read the exact weights in single precision: scores stay comparable to the bit.
         self.reader_ = Reader(self.trie_, shape, torch.float32)
 
-    def _learn(self, model: Transformer, windows: Windows, reader: Reader, noise: Noise | None) -> Tensor:
+    def _learn(
+        self, model: Transformer, windows: Windows, reader: Reader, noise: Noise | None, batch: Tensor
+    ) -> Tensor:
         """Gather the gradient of one batch, piece by piece; its mean loss a code."""
-        batch = windows.next(self.batch)
         goals = self.trie_.item_codes[windows.items[windows.end[batch]].to(self._device)]
         total = self.trie_.count_codes(goals)
         parts = []
