@@ -40,7 +40,7 @@ class Folder(Dataset):
     name = "folder"
     variant = "path"
 
-    path: Path
+    path: Path = Path()
     ties: Literal["file", "shuffle"] = "file"
 
     def load(self) -> Corpus:
