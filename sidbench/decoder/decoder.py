@@ -30,7 +30,7 @@ from sidbench.sids import SIDs
 Count = Annotated[int, Field(ge=1)]
 
 #: Encoder tokens of one piece of a training batch: on a processor what stays in its cache is far cheaper.
-PIECE_TOKENS = {"cpu": 2_560, "cuda": 1 << 18}
+PIECE_TOKENS = {"cpu": 5_120, "cuda": 1 << 18}
 #: Numbers that one level of search may make at once.
 SEARCH_FLOATS = {"cpu": 1 << 20, "cuda": 1 << 26}
 
@@ -110,7 +110,7 @@ class Decoder(Plugin):
         self._prepare(sids)
         weights = Weights(self.model_, self._dtype, self.weight_decay, self.clip)
         reader = Reader(self.trie_, self.model_.shape, self._dtype)
-        noise = Noise(self.dropout, self.seed, self._device) if self.dropout else None
+        noise = Noise(self.dropout, self.seed, self._device, self._dtype) if self.dropout else None
         valid = _some(split.valid, self.valid_users)
         curve: dict[str, list[float]] = {
             key: [] for key in ("step", "loss", "valid_step", "valid_loss", "valid_ndcg@10")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sidbench.decoder.noise import Noise
+from sidbench.decoder.attention import attend, cross_attention, self_attention
+from sidbench.decoder.noise import Noise, drop, relu_drop
 
 #: Keys and values of one decoder layer: (rows, heads, places, head width) each.
 KeyValue = tuple[Tensor, Tensor]
@@ -56,30 +57,37 @@ class Layer(nn.Module):
         self.feed_in = _weight(shape.feed_forward, shape.width)
         self.feed_out = _weight(shape.width, shape.feed_forward)
 
-    def attend_self(
-        self, x: Tensor, bias: Tensor | None, noise: Noise | None, past: KeyValue | None = None
-    ) -> tuple[Tensor, KeyValue]:
-        """x (rows, places, width) after its own places and, in search, those of `past`."""
+    def learn_self(self, x: Tensor, bias: Tensor | None, noise: Noise | None) -> Tensor:
+        """x (rows, places, width), every place after those that `bias` shows it."""
+        joint = F.linear(self.self_norm(x), self.self_in)
+        return _add(x, F.linear(self_attention(joint, self.heads, bias, noise), self.self_out), noise)
+
+    def learn_cross(self, x: Tensor, memory: Tensor, bias: Tensor | None, noise: Noise | None) -> Tensor:
+        """x (rows, queries, width) after the encoder's memory, a few queries a row."""
+        q = self._split(F.linear(self.cross_norm(x), self.cross_query))
+        seen = cross_attention(q, memory, self.cross_memory, bias, noise)
+        return _add(x, F.linear(seen, self.cross_out), noise)
+
+    def feed(self, x: Tensor, noise: Noise | None) -> Tensor:
+        h = relu_drop(F.linear(self.feed_norm(x), self.feed_in), noise)
+        return _add(x, F.linear(h, self.feed_out), noise)
+
+    def search_self(self, x: Tensor, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
+        """x (beams, 1, width) after itself and what the beam's earlier levels left behind."""
         q, k, v = (self._split(part) for part in F.linear(self.self_norm(x), self.self_in).chunk(3, -1))
         if past is not None:
             k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
-        return _add(x, F.linear(_attend(q, k, v, bias, noise), self.self_out), noise, 2), (k, v)
+        return x + F.linear(attend(q, k, v, None), self.self_out), (k, v)
 
     def remember(self, memory: Tensor) -> KeyValue:
-        """The encoder's keys and values for this layer: once a user, whatever the number of beams."""
+        """The memory's keys and values for this layer: once a user, whatever the number of beams."""
         k, v = F.linear(memory, self.cross_memory).chunk(2, -1)
         return self._split(k).contiguous(), self._split(v).contiguous()
 
-    def attend_cross(self, x: Tensor, memory: KeyValue, bias: Tensor | None, noise: Noise | None) -> Tensor:
-        """x (users, queries, width): all beams of a user are queries on the one memory of that user."""
+    def search_cross(self, x: Tensor, memory: KeyValue, bias: Tensor | None) -> Tensor:
+        """x (users, beams, width): all beams of a user are queries on the one memory of that user."""
         q = self._split(F.linear(self.cross_norm(x), self.cross_query))
-        return _add(x, F.linear(_attend(q, *memory, bias, noise), self.cross_out), noise, 2)
-
-    def feed(self, x: Tensor, noise: Noise | None) -> Tensor:
-        h = F.linear(self.feed_norm(x), self.feed_in).relu_()
-        if noise is not None:
-            h = h * noise.kept(h)
-        return _add(x, F.linear(h, self.feed_out), noise, 2)
+        return x + F.linear(attend(q, *memory, bias), self.cross_out)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
@@ -148,26 +156,24 @@ class Transformer(nn.Module):
         x = _drop(x, noise)
         for layer in self.encoder:
             assert isinstance(layer, Layer)
-            x = layer.feed(layer.attend_self(x, bias, noise)[0], noise)
+            x = layer.feed(layer.learn_self(x, bias, noise), noise)
         return _drop(self.encoder_norm(x), noise)
 
     def remember(self, memory: Tensor) -> list[KeyValue]:
         """Keys and values of the memory, a decoder layer each."""
         return [layer.remember(memory) for layer in self.decoder if isinstance(layer, Layer)]
 
-    def targets(
-        self, codes: Tensor, memory: list[KeyValue], bias: Tensor | None, noise: Noise | None
-    ) -> Tensor:
+    def targets(self, codes: Tensor, memory: Tensor, bias: Tensor | None, noise: Noise | None) -> Tensor:
         """What stands before the output (rows, levels, width), all levels of known targets in one pass."""
         rows, levels = codes.shape
         before = F.embedding(codes[:, :-1] + codes.new_tensor(self.starts[: levels - 1]), self.table)
         x = torch.cat((self.begin.expand(rows, 1, -1), before), 1) + self.level[:levels]
         later = torch.full((levels, levels), -math.inf, dtype=x.dtype, device=x.device).triu_(1)
         x = _drop(x, noise)
-        for layer, keys in zip(self.decoder, memory, strict=True):
+        for layer in self.decoder:
             assert isinstance(layer, Layer)
-            x = layer.attend_self(x, later, noise)[0]
-            x = layer.feed(layer.attend_cross(x, keys, bias, noise), noise)
+            x = layer.learn_cross(layer.learn_self(x, later, noise), memory, bias, noise)
+            x = layer.feed(x, noise)
         return _drop(self.decoder_norm(x), noise)
 
     def step(
@@ -189,9 +195,9 @@ class Transformer(nn.Module):
         now: list[KeyValue | None] = []
         for layer, keys, before in zip(self.decoder, memory, past, strict=True):
             assert isinstance(layer, Layer)
-            x, own = layer.attend_self(x, None, None, before)
+            x, own = layer.search_self(x, before)
             now.append(own)
-            x = layer.attend_cross(x.view(users, beams, -1), keys, bias, None)
+            x = layer.search_cross(x.view(users, beams, -1), keys, bias)
             x = layer.feed(x, None).view(users * beams, 1, -1)
         return self.decoder_norm(x).view(users, beams, -1), now
 
@@ -205,22 +211,10 @@ def _weight(rows: int, columns: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(rows, columns))
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, noise: Noise | None) -> Tensor:
-    """Softmax attention as two products: at these lengths faster on a CPU than the fused kernel."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if bias is not None:
-        scores += bias
-    weights = scores.softmax(-1)
-    if noise is not None:
-        weights = weights * noise.kept(weights)
-    out: Tensor = weights @ v
-    return out.transpose(1, 2).flatten(2)
-
-
 def _drop(x: Tensor, noise: Noise | None) -> Tensor:
-    return x if noise is None else x * noise.kept(x) * noise.scale
+    return x if noise is None else drop(x, noise) * noise.scale
 
 
-def _add(x: Tensor, y: Tensor, noise: Noise | None, drops: int) -> Tensor:
-    """x + dropout(y). The scales of this drop and of those inside y, which is linear in them, come here."""
-    return x + y if noise is None else torch.add(x, y * noise.kept(y), alpha=noise.scale**drops)
+def _add(x: Tensor, y: Tensor, noise: Noise | None) -> Tensor:
+    """x + dropout(y), where y is linear in what a first dropout left unscaled: both scales come here."""
+    return x + y if noise is None else torch.add(x, drop(y, noise), alpha=noise.scale**2)

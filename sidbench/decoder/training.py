@@ -73,7 +73,7 @@ def negative_log_likelihood(
 ) -> Tensor:
     """Of the SIDs `codes` (rows, levels) after these inputs: (rows, levels). Zero after the end of a SID."""
     memory = model.encode(inputs.tokens, inputs.users, noise, inputs.bias)
-    hidden = model.targets(codes, model.remember(memory), inputs.bias, noise)
+    hidden = model.targets(codes, memory, inputs.bias, noise)
     losses = torch.stack(
         [
             F.cross_entropy(model.logits(level, hidden[:, level]), codes[:, level], reduction="none")
