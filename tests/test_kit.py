@@ -123,7 +123,8 @@ def test_sizes_of_any_number(backend: Any, sizes: tuple[int, ...]) -> None:
 
 def test_large_codebooks_are_seeded_in_rounds() -> None:
     x = mixture(6000, 4, 100)
-    picked = plus_plus(x, 3000, np.random.default_rng(0))
+    with workers():
+        picked = plus_plus(x, 3000, np.random.default_rng(0))
     assert len(picked) == 3000
     assert kmeans(x, 3000, iters=2).inertia < 0.2 * kmeans(x, 300, iters=2).inertia
 

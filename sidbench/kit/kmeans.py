@@ -15,12 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sidbench.kit.components import components, project
 from sidbench.kit.device import full_precision, tensor
 from sidbench.kit.nearest import Floats, Index
 from sidbench.kit.seeding import plus_plus
 from sidbench.kit.workers import Run, workers
 
 Wide = NDArray[np.float64]
+# Clusters touched, what their sums and counts gain, and how many rows moved.
+Delta = tuple[Index, Wide, Index, int]
+
+WIDE, COMPONENTS = 128, 64  # rows this wide are first clustered by this many principal components
+FINE = 5  # iterations over all columns after that
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,34 +57,49 @@ def kmeans(
 
     A run ends early when no row changes cluster, or when an iteration lowers the inertia by no more than
     `tol` times its value. Rows far from the origin should be centred first.
+
+    Wide rows are seeded, and clustered in all but the last iterations, by their leading principal components:
+    a tenth of the arithmetic. The last iterations see every column and settle what the components left open.
     """
+    coarse_iters = iters - FINE if x.shape[1] >= WIDE else 0
     found: list[KMeans] = []
     with ExitStack() as stack:
-        rows: Rows
-        if torch.device(device).type == "cpu":
-            rows = CoreRows(x, stack.enter_context(workers()))
-        else:
-            stack.enter_context(full_precision())
-            rows = DeviceRows(x, torch.device(device))
+
+        def place(x: Floats) -> Rows:
+            return CoreRows(x, run) if run else DeviceRows(x, torch.device(device))
+
+        run = stack.enter_context(workers()) if torch.device(device).type == "cpu" else None
+        stack.enter_context(full_precision())
+        small = project(x, components(x, COMPONENTS), run) if x.shape[1] >= WIDE else x
+        rows = place(x)
+        coarse = place(small) if coarse_iters > 0 else rows
         for stream in np.random.SeedSequence(seed).spawn(starts):
-            first = plus_plus(x, k, np.random.default_rng(stream))
-            found.append(lloyd(rows, x[first], iters, tol))
+            first = plus_plus(small, k, np.random.default_rng(stream))
+            if coarse_iters > 0:
+                labels = lloyd(coarse, small[first], coarse_iters, tol).labels
+                found.append(lloyd(rows, x[first], min(iters, FINE), tol, labels))
+            else:
+                found.append(lloyd(rows, x[first], iters, tol))
     return min(found, key=lambda run: run.inertia)
 
 
-def lloyd(rows: Rows, centers: Floats, iters: int, tol: float = 0.0) -> KMeans:
-    """Lloyd's iterations from these centres."""
+def lloyd(rows: Rows, centers: Floats, iters: int, tol: float = 0.0, labels: Index | None = None) -> KMeans:
+    """Lloyd's iterations from these centres, or from the means of these clusters where they have rows."""
     rows.begin(len(centers), centers.shape[1])
+    if labels is not None:
+        rows.adopt(labels)
+        centers = rows.means(centers)
     history: list[float] = []
     for _ in range(iters):
         if not rows.assign(centers) and history:
             break
         rows.fill_empty(centers)
-        count = np.maximum(rows.counts, 1)[:, None]
-        moved = np.where(rows.counts[:, None] > 0, rows.sums / count, centers).astype(np.float32)
+        moved = rows.means(centers)
         rows.follow(np.sqrt(np.square(moved.astype(np.float64) - centers).sum(axis=1)))
         centers = moved
-        history.append(max(rows.squares - float((rows.sums**2 / count).sum()), 0.0))
+        history.append(
+            max(rows.squares - float((rows.sums**2 / np.maximum(rows.counts, 1)[:, None]).sum()), 0.0)
+        )
         if len(history) > 1 and history[-2] - history[-1] <= tol * history[-2] and tol > 0:
             break
     return KMeans(centers, rows.cluster_of_each(), history)
@@ -94,6 +115,15 @@ class Rows(ABC):
     def begin(self, k: int, dimensions: int) -> None:
         self.sums = np.zeros((k, dimensions))
         self.counts = np.zeros(k, dtype=np.int64)
+
+    @abstractmethod
+    def adopt(self, labels: Index) -> None:
+        """Begin with these clusters."""
+
+    def means(self, otherwise: Floats) -> Floats:
+        """The mean row of every cluster; an empty one keeps its centre."""
+        count = self.counts[:, None]
+        return np.where(count > 0, self.sums / np.maximum(count, 1), otherwise).astype(np.float32)
 
     @abstractmethod
     def assign(self, centers: Floats) -> int:
@@ -135,7 +165,7 @@ class CoreRows(Rows):
     (Hamerly, SDM 2010). As centres settle, most rows are known to stay without a look at them.
     """
 
-    TILE, SPAN = 1024, 16
+    TILE, SPAN = 1024, 4
 
     def __init__(self, x: Floats, run: Run) -> None:
         self.x, self.run = x, run
@@ -148,13 +178,17 @@ class CoreRows(Rows):
         self.upper = np.full(len(self.x), np.inf, dtype=np.float32)
         self.lower = np.zeros(len(self.x), dtype=np.float32)
 
+    def adopt(self, labels: Index) -> None:
+        before, self.labels = self.labels, labels.copy()
+        self._add([self._delta(0, before, self.labels)])
+
     def assign(self, centers: Floats) -> int:
         k = len(centers)
         products = tensor(np.ascontiguousarray(centers.T))
         bias = tensor((0.5 * np.einsum("ij,ij->i", centers, centers)).astype(np.float32))
         tile = int(np.clip((1 << 18) // k, 64, self.TILE))
         step = tile * self.SPAN
-        deltas: list[tuple[Index, Wide, Index, int]] = [None] * -(-len(self.x) // step)  # type: ignore[list-item]
+        deltas: dict[int, Delta] = {}
 
         def work(start: int, stop: int) -> None:
             scores, at = torch.empty(tile, k), np.arange(tile)
@@ -176,17 +210,20 @@ class CoreRows(Rows):
                 self.labels[where] = label
                 self.upper[where] = np.sqrt(np.maximum(2 * best + self.lengths[where], 0))
                 self.lower[where] = np.sqrt(np.maximum(2 * second + self.lengths[where], 0))
-            deltas[start // step] = self._delta(start, before, self.labels[start:stop])
+            deltas[start] = self._delta(start, before, self.labels[start:stop])
 
         self.run(work, len(self.x), step)
         # In the order of the rows, so that the workers' timing changes nothing.
+        return self._add([deltas[start] for start in sorted(deltas)])
+
+    def _add(self, deltas: list[Delta]) -> int:
         for clusters, sums, counts, _ in deltas:
             self.sums[clusters] += sums
             self.counts[clusters] += counts
         return sum(moved for *_, moved in deltas)
 
-    def _delta(self, start: int, before: Index, after: Index) -> tuple[Index, Wide, Index, int]:
-        """What the rows that changed cluster add to the sums: clusters touched, sums, counts, rows moved."""
+    def _delta(self, start: int, before: Index, after: Index) -> Delta:
+        """What the rows that changed cluster add to the sums."""
         from scipy.sparse import csr_matrix
 
         moved = np.flatnonzero(before != after)
@@ -244,12 +281,14 @@ class DeviceRows(Rows):
         super().begin(k, dimensions)
         self.labels = torch.full((len(self.x),), -1, device=self.x.device)
 
+    def adopt(self, labels: Index) -> None:
+        self.labels = tensor(labels).to(self.x.device)
+        self._sum(len(self.counts))
+
     def assign(self, centers: Floats) -> int:
         k = len(centers)
         c = tensor(centers).to(self.x.device)
         bias = 0.5 * c.square().sum(dim=1)
-        sums = torch.zeros(self.sums.shape, dtype=torch.float64, device=c.device)
-        counts = torch.zeros(k, dtype=torch.float64, device=c.device)
         moved = torch.zeros((), dtype=torch.int64, device=c.device)
         step = max(256, self.STEP // k)
         for at in range(0, len(self.x), step):
@@ -257,13 +296,17 @@ class DeviceRows(Rows):
             label = torch.addmm(bias, z, c.T, alpha=-1).argmin(dim=1)
             moved += (label != self.labels[at : at + step]).sum()
             self.labels[at : at + step] = label
-            one = torch.zeros(len(z), k, dtype=torch.float64, device=c.device)
-            one.scatter_(1, label[:, None], 1.0)
-            sums += one.T @ z.double()
-            counts += one.sum(dim=0)
-        self.sums = sums.cpu().numpy()
-        self.counts = counts.cpu().numpy().astype(np.int64)
+        self._sum(k)
         return int(moved)
+
+    def _sum(self, k: int) -> None:
+        sums = torch.zeros(self.sums.shape, dtype=torch.float64, device=self.x.device)
+        step = max(256, self.STEP // k)
+        for z, label in zip(torch.split(self.x, step), torch.split(self.labels, step), strict=True):
+            one = torch.zeros(len(z), k, dtype=torch.float64, device=self.x.device)
+            sums += one.scatter_(1, label[:, None], 1.0).T @ z.double()
+        self.sums = sums.cpu().numpy()
+        self.counts = torch.bincount(self.labels, minlength=k).cpu().numpy()
 
     def farthest(self, centers: Floats) -> tuple[Index, Wide]:
         c = tensor(centers).to(self.x.device)

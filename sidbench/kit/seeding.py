@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
+from sidbench.kit.device import tensor
 from sidbench.kit.nearest import Floats, Index
 
 ROUNDS = 1024  # beyond this many centres, several are drawn a round
@@ -16,7 +18,7 @@ def plus_plus(x: Floats, k: int, rng: np.random.Generator) -> Index:
     rows = rng.choice(len(x), sample, replace=False) if len(x) > sample else np.arange(len(x))
     z = x[rows]
     squares = np.einsum("ij,ij->i", z, z)
-    twice = np.ascontiguousarray(-2.0 * z.T)
+    twice = tensor(np.ascontiguousarray(-2.0 * z.T))
     tries = 2 + int(np.log(k))
     picked = [int(rng.integers(len(z)))]
     closest = _distances(z[picked], squares[picked], twice, squares)[0]
@@ -37,9 +39,10 @@ def plus_plus(x: Floats, k: int, rng: np.random.Generator) -> Index:
     return np.asarray(rows[picked], dtype=np.int64)
 
 
-def _distances(to: Floats, to_squares: Floats, twice: Floats, squares: Floats) -> Floats:
+def _distances(to: Floats, to_squares: Floats, twice: torch.Tensor, squares: Floats) -> Floats:
     """Squared distances (centres, rows), never below zero."""
-    out: Floats = to @ twice
+    # torch, not NumPy: its threads are the workers' to set, and small products spread over threads only wait.
+    out: Floats = torch.mm(tensor(to), twice).numpy()
     out += squares
     out += to_squares[:, None]
     return np.maximum(out, 0.0, out=out)
