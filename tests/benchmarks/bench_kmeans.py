@@ -1,6 +1,6 @@
 """Residual k-means and encode beside their peers: `python tests/benchmarks/bench_kmeans.py [--big]`.
 
-Every side gets the same rows, iterations (25), starts (1) and threads; none samples rows in Lloyd's iterations.
+Every side gets the same rows, iterations (25), starts (1) and threads; Lloyd's iterations see all rows.
 Sides alternate within a round; medians over the rounds are printed as a Markdown table.
 """
 
