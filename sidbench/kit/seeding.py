@@ -17,17 +17,20 @@ def plus_plus(x: Floats, k: int, rng: np.random.Generator) -> Index:
     sample = max(SAMPLE * k, 8192)
     rows = rng.choice(len(x), sample, replace=False) if len(x) > sample else np.arange(len(x))
     z = x[rows]
-    squares = np.einsum("ij,ij->i", z, z)
-    twice = tensor(np.ascontiguousarray(-2.0 * z.T))
+    squares = np.einsum("ij,ij->i", z, z)[:, None]
+    # One product gives squared distances: (1, |a|^2, a) . (|b|^2, 1, -2b).
+    left = tensor(np.concatenate([np.ones_like(squares), squares, z], axis=1))
+    right = tensor(np.ascontiguousarray(np.concatenate([squares, np.ones_like(squares), -2.0 * z], axis=1).T))
     tries = 2 + int(np.log(k))
     picked = [int(rng.integers(len(z)))]
-    closest = _distances(z[picked], squares[picked], twice, squares)[0]
+    closest = torch.mm(left[picked], right).numpy()[0]
     while len(picked) < k:
         drawn = _draw(closest, rng, tries if k <= ROUNDS else min(-(-k // ROUNDS), k - len(picked)))
         if drawn is None:  # fewer distinct rows than centres: any row will do, and some clusters start empty
             picked += [int(i) for i in rng.integers(len(z), size=k - len(picked))]
             break
-        to = _distances(z[drawn], squares[drawn], twice, squares)
+        # torch, not NumPy: its threads are the workers' to set, and small products spread over threads wait.
+        to = torch.mm(left[tensor(drawn)], right).numpy()
         np.minimum(to, closest, out=to)
         if k <= ROUNDS:
             best = int(to.sum(axis=1).argmin())
@@ -39,17 +42,9 @@ def plus_plus(x: Floats, k: int, rng: np.random.Generator) -> Index:
     return np.asarray(rows[picked], dtype=np.int64)
 
 
-def _distances(to: Floats, to_squares: Floats, twice: torch.Tensor, squares: Floats) -> Floats:
-    """Squared distances (centres, rows), never below zero."""
-    # torch, not NumPy: its threads are the workers' to set, and small products spread over threads only wait.
-    out: Floats = torch.mm(tensor(to), twice).numpy()
-    out += squares
-    out += to_squares[:, None]
-    return np.maximum(out, 0.0, out=out)
-
-
 def _draw(weight: Floats, rng: np.random.Generator, count: int) -> Index | None:
     """Rows drawn in proportion to a weight; None if all weights are zero."""
+    np.maximum(weight, 0.0, out=weight)  # rounding may leave less than nothing
     total = np.cumsum(weight, dtype=np.float64)
     if not total[-1] > 0:
         return None
