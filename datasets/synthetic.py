@@ -28,7 +28,7 @@ class Scale:
 
 SCALES = {
     "tiny": Scale(items=300, users=400, tree=(4, 3, 2), dim=16),
-    "default": Scale(items=3_000, users=5_000, tree=(8, 5, 5), dim=64),
+    "default": Scale(items=2_000, users=5_000, tree=(6, 5, 4), dim=64),
     "large": Scale(items=100_000, users=50_000, tree=(16, 16, 20), dim=64),
     "huge": Scale(items=1_000_000, users=200_000, tree=(32, 32, 40), dim=128, on_disk=True),
 }
@@ -38,11 +38,11 @@ EXACT, NEAR, NEAR_NOISE = 0.02, 0.04, 0.02
 # How far apart siblings lie at each level of the tree, and items inside a leaf; text encoders put a
 # common direction into every vector, so cosines between unrelated items are well above zero.
 SPREAD, WITHIN, COMMON = (1.0, 0.8, 0.7), 0.6, 0.8
-ITEM_ZIPF, LEAF_ZIPF = 0.7, 0.4
+ITEM_ZIPF, LEAF_ZIPF = 0.9, 0.4
 # The users. What the next item is: a habitual successor of the last one; another item of the current
 # interest; the same after the interest drifted along the category graph or swung back to the other
 # interest; or anything popular.
-FOLLOW, STAY, DRIFT, SWING = 0.28, 0.36, 0.16, 0.14
+FOLLOW, STAY, DRIFT, SWING = 0.20, 0.46, 0.18, 0.12
 HABITS = (0.6, 0.3, 0.1)
 SHORTEST, LONGEST, MEAN_EXTRA = 5, 30, 6.0
 BLOCK = 65_536
@@ -93,8 +93,8 @@ class Catalogue:
         # Every leaf has an item: a walk that enters it must find something.
         leaf = np.concatenate([np.arange(leaves), rng.choice(leaves, originals - leaves, p=share)])
         rng.shuffle(leaf)
-        # Squared, so that some items are copied several times: groups of more than two exist.
-        self.source = (rng.random(copies) ** 2 * originals).astype(np.int64)
+        # Uneven, so that some items are copied several times: groups of more than two exist.
+        self.source = (rng.random(copies) ** 4 * originals).astype(np.int64)
         self.leaf = np.concatenate([leaf, leaf[self.source]]).astype(np.int32)
         _, middle, low = scale.tree
         self.categories = np.stack([self.leaf // (middle * low), self.leaf // low, self.leaf], axis=1)
