@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
+import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidbench import clock, metrics, progress, provenance
-from sidbench.dataset import Corpus
+from sidbench.dataset import Corpus, Sequences
 from sidbench.decoder import Decoder
-from sidbench.errors import SidbenchError
+from sidbench.errors import ContractError, SidbenchError
 from sidbench.plugin import Plugin
-from sidbench.protocol import Split
+from sidbench.protocol import Split, Targets
 from sidbench.ranking import Ranking
 from sidbench.record import RunRecord, Store, run_id
 from sidbench.reference import Reference
@@ -48,6 +50,11 @@ class Bench:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "floor", metrics.floor_metrics(self.corpus.embeddings))
+
+    @property
+    def learning(self) -> Split:
+        """The split as what learns is given it: the test targets are not there to be read."""
+        return replace(self.split, test=self.split.test.take(np.zeros(0, dtype=np.int64)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +86,9 @@ class Task:
                 "dimensions": corpus.embeddings.shape[1],
             },
             "protocol": {"name": bench.split.protocol, "seen": bench.seen, "cutoffs": list(bench.cutoffs)},
-            "resolver": None if self.resolver is None else {"name": self.resolver.name, "params": _params(self.resolver)},
+            "resolver": None
+            if self.resolver is None
+            else {"name": self.resolver.name, "params": _params(self.resolver)},
             "decoder": None
             if self.decoder is None
             else {"preset": self.preset, "name": self.decoder.name, "params": _params(self.decoder)},
@@ -98,22 +107,41 @@ def code_of(*plugins: type[Plugin]) -> str:
 
 def _params(plugin: Plugin) -> dict[str, Any]:
     """Parameters as JSON has them; seed and device stand elsewhere in the key."""
-    out = {k: v for k, v in plugin.params().items() if k not in ("seed", "device")}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in out.items()}
+    own = {k: v for k, v in plugin.params().items() if k not in ("seed", "device")}
+    return {k: _plain(v, f"{plugin.name}.{k}") for k, v in own.items()}
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A value as JSON has it: files by content and not by place, numbers that are none as null."""
+    if isinstance(value, Path):
+        return provenance.named_by_content(value)
+    if isinstance(value, dict):
+        return {str(k): _plain(v, where) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(v, where) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ContractError(
+        f"{where} holds {type(value).__name__}; expected numbers, text, or lists and dicts of them"
+    )
 
 
 def run_one(task: Task, bench: Bench, store: Store, env: dict[str, str]) -> RunRecord:
     """Run one row, write its record and artifacts, return the record. A failure is a record too."""
     key = task.key(bench)
-    run = _Run()
-    _seed_everything(task.seed)
+    run = _Run(task.seed)
     try:
         if isinstance(task.method, Reference):
             _run_reference(task.method, bench, run)
         else:
             _run_tokenizer(task, bench, run, store.artifact(key), key)
-    except Exception as e:  # whatever a plugin raises is that row's failure; the others go on
-        run.error = {"type": type(e).__name__, "stage": run.stage, "message": _said(e, task.method)}
+    except (Exception, SystemExit) as e:  # whatever a plugin raises is that row's failure; the others go on
+        message = provenance.without_folders(_said(e, task))
+        run.error = {"type": type(e).__name__, "stage": run.stage, "message": message}
         log.debug("%s failed in %s", task.label, run.stage, exc_info=True)
     failed = run.error is not None
     record = RunRecord(
@@ -123,7 +151,8 @@ def run_one(task: Task, bench: Bench, store: Store, env: dict[str, str]) -> RunR
         code=task.code(),
         error=run.error,
         facts=run.facts,
-        metrics={} if failed else run.metrics,
+        # A number that is none (an error relative to nothing) is left out, as an absent one is.
+        metrics={} if failed else {k: v for k, v in run.metrics.items() if math.isfinite(v)},
         levels=run.levels,
         measured={**run.measured, "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")},
         env=env,
@@ -136,6 +165,7 @@ def run_one(task: Task, bench: Bench, store: Store, env: dict[str, str]) -> RunR
 class _Run:
     """What a run has gathered so far."""
 
+    seed: int
     stage: str = "start"
     error: dict[str, str] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -148,13 +178,17 @@ class _Run:
     def timed(self, stage: str, device: str = "cpu") -> Iterator[clock.Span]:
         self.stage = stage
         progress.report(stage, 0, 1)
+        # Each stage anew: how often `encode` was repeated for its timing must change nothing after it.
+        _seed_everything(self.seed)
         with clock.span(device) as span:
             yield span
         progress.report(stage, 1, 1)
 
 
 def _run_tokenizer(task: Task, bench: Bench, run: _Run, artifact: Path, key: dict[str, Any]) -> None:
-    assert isinstance(task.method, Tokenizer) and task.resolver is not None and task.decoder is not None
+    assert isinstance(task.method, Tokenizer)
+    assert task.resolver is not None
+    assert task.decoder is not None
     x, corpus, split = bench.corpus.embeddings, bench.corpus, bench.split
     x = x.view(np.ndarray)
     x.flags.writeable = False  # a plugin that writes to its input fails as that plugin's own error
@@ -167,13 +201,22 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, artifact: Path, key: dic
     with run.timed("encode", bench.device) as encode:
         again = _in_chunks(tokenizer, x)
     run.measured["peak_memory_mb"] = max(fit.peak_mb, encode.peak_mb)
+    # The pass above was the warm-up.
     run.measured["encode_items_per_second"] = clock.items_per_second(
         lambda: _in_chunks(tokenizer, x), len(x), bench.device
     )
-    manifest = {"method": key["method"], "params": key["params"], "seed": key["seed"], "run": run_id(key),
-                "dataset": corpus.name, "tokenizer_levels": tokenizer.levels, "fingerprint": corpus.fingerprint, "versions": provenance.versions()}  # fmt: skip
+    manifest = {
+        "method": key["method"],
+        "params": key["params"],
+        "seed": key["seed"],
+        "run": run_id(key),
+        "dataset": corpus.name,
+        "tokenizer_levels": tokenizer.levels,
+        "fingerprint": corpus.fingerprint,
+        "versions": provenance.versions(),
+    }
     sids = SIDs(codes, tokenizer.sizes, corpus.item_ids, manifest=manifest)
-    run.facts.update(tokenizer.facts())
+    run.facts.update(_plain(tokenizer.facts(), f"{tokenizer.name}.facts()"))
 
     run.stage = "measure"
     numbers, run.levels = metrics.codebook_metrics(codes, sids.sizes)
@@ -186,12 +229,14 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, artifact: Path, key: dic
     with run.timed("resolve") as resolve:
         resolved = task.resolver.resolve(sids, tokenizer, x)
     run.measured["resolve_seconds"] = resolve.seconds
+    if not np.array_equal(resolved.item_ids, sids.item_ids):
+        raise ContractError(f"{task.resolver.name}.resolve must return the same items in the same order")
     run.metrics.update(metrics.collision_metrics(resolved.codes, split.test.items, resolved=True))
     run.facts["sid_sizes"] = list(resolved.sizes)
 
     decoder = task.decoder.replace()
     with run.timed("train", bench.device) as train:
-        decoder.fit(resolved, split)
+        decoder.fit(resolved, bench.learning)
     run.facts["decoder"] = decoder.facts()
     run.measured["decoder_seconds"] = train.seconds
     run.measured["decoder_sequences_per_second"] = decoder.sequences_seen_ / train.seconds
@@ -204,14 +249,25 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, artifact: Path, key: dic
     _score(ranking, bench, run, sid_level=True)
 
     run.stage = "save"
-    tokenizer.save(artifact)
-    resolved.save(artifact, corpus.titles)
+    _save_artifact(artifact, tokenizer, resolved, corpus)
+
+
+def _save_artifact(folder: Path, tokenizer: Tokenizer, sids: SIDs, corpus: Corpus) -> None:
+    """Write the fitted tokenizer and the SIDs; the folder gets its name when it is whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as parts:
+        part = Path(parts) / folder.name
+        tokenizer.save(part)
+        sids.save(part, corpus.titles)
+        if folder.exists():
+            folder.replace(Path(parts) / "before")
+        part.replace(folder)
 
 
 def _run_reference(method: Reference, bench: Bench, run: _Run) -> None:
     reference = method.replace()
     with run.timed("fit", bench.device) as fit:
-        reference.fit(bench.split, bench.corpus.embeddings)
+        reference.fit(bench.learning, bench.corpus.embeddings)
     run.measured["fit_seconds"] = fit.seconds
     with run.timed("search", bench.device) as search:
         ranking = reference.recommend(bench.split.test.histories, _places_needed(bench))
@@ -221,7 +277,12 @@ def _run_reference(method: Reference, bench: Bench, run: _Run) -> None:
 
 def _places_needed(bench: Bench) -> int:
     """Places a list must have so that the largest cut-off is full, seen items left out or not."""
-    seen = int(bench.split.test.histories.lengths.max()) if bench.seen == "mask" else 0
+    seen = 0
+    if bench.seen == "mask":
+        histories = bench.split.test.histories
+        row = np.repeat(np.arange(len(histories)), histories.lengths)
+        distinct = np.unique(np.stack([row, histories.items]), axis=1)[0]
+        seen = int(np.bincount(distinct, minlength=1).max())
     return min(max(bench.cutoffs) + seen, len(bench.corpus))
 
 
@@ -232,7 +293,9 @@ def _score(ranking: Ranking, bench: Bench, run: _Run, *, sid_level: bool) -> Non
         ranking = ranking.without(test.histories)
     found = metrics.places(ranking, test.items)
     run.metrics.update(metrics.ranking_metrics(found, bench.cutoffs, sid_level=sid_level))
-    run.vectors.update(user=test.users, **{f"target_{k}": v.astype(np.int32) for k, v in found._asdict().items()})
+    run.vectors.update(
+        user=test.users, **{f"target_{k}": v.astype(np.int32) for k, v in found._asdict().items()}
+    )
 
 
 def _in_chunks(tokenizer: Tokenizer, x: NDArray[np.float32]) -> Codes:
@@ -248,16 +311,29 @@ def _seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _said(error: Exception, method: Plugin) -> str:
+def _said(error: BaseException, task: Task) -> str:
     """The error in one line; for what is not ours, with the line of the plugin that raised it."""
     if isinstance(error, SidbenchError):
         return str(error)
-    home = provenance.source_file(type(method).__module__)
+    plugins = [p for p in (task.method, task.resolver) if p is not None]
+    homes = {provenance.source_file(type(p).__module__) for p in plugins}
     where = ""
     for frame in traceback.extract_tb(error.__traceback__):
-        if home and frame.filename == home:
-            where = f" ({Path(home).name}, line {frame.lineno}, in {frame.name})"
+        if frame.filename in homes:
+            where = f" ({Path(frame.filename).name}, line {frame.lineno}, in {frame.name})"
     return f"{type(error).__name__}: {error}{where}"
+
+
+def warm_up(decoder: Decoder) -> None:
+    """Train and search once on four items: what a process pays once must not fall on the first row's clock.
+
+    The first optimizer alone takes seconds to import what it needs; then thread pools and a GPU's context.
+    """
+    one = Sequences.of([[0, 1]])
+    goal = Targets(np.zeros(1, dtype=np.int64), one, np.full(1, 2, dtype=np.int32))
+    sids = SIDs(np.arange(4, dtype=np.int32)[:, None], (4,), np.arange(4))
+    small = decoder.replace(width=8, heads=1, head_width=8, feed_forward=8, batch=8, steps=1, user_tokens=0)
+    small.fit(sids, Split("warm-up", one, goal, goal, len(sids))).recommend(one, 1)
 
 
 def fresh(task: Task, bench: Bench, store: Store) -> RunRecord | None:
@@ -266,7 +342,10 @@ def fresh(task: Task, bench: Bench, store: Store) -> RunRecord | None:
     record = store.find(key)
     if record is None or record.status != "ok" or record.code != task.code():
         return None
-    return record if store.path(key).with_suffix(".npz").exists() else None
+    beside = [store.path(key).with_suffix(".npz")]
+    if isinstance(task.method, Tokenizer):
+        beside.append(store.artifact(key) / "manifest.json")
+    return record if all(path.exists() for path in beside) else None
 
 
 def with_seed(task: Task, seed: int, device: str) -> Task:

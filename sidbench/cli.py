@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from sidbench import __version__
 from sidbench.errors import SidbenchError, UsageError
 
+
+class _Commands(TyperGroup):
+    """Ctrl-C ends any command cleanly: typer itself would exit without a word."""
+
+    def invoke(self, ctx: Any) -> Any:  # its type is private to typer
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            go_on = " What had finished stands; the same command goes on from there."
+            said = f"\nstopped.{go_on if ctx.invoked_subcommand == 'run' else ''}"
+            typer.echo(said, err=True)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="sidbench",
+    cls=_Commands,
     help="Benchmark Semantic ID tokenizers for generative recommendation.",
     no_args_is_help=True,
     add_completion=False,
@@ -48,54 +65,99 @@ def root(
 
 @app.command()
 def run(
+    ctx: typer.Context,
     methods: Annotated[
-        Optional[str], typer.Option(help="Methods by name, commas between; all = every tokenizer and reference. [dim]Default: all.[/dim]")
+        str | None,
+        typer.Option(
+            help="Methods by name, commas between; all = every tokenizer and reference. "
+            "[dim]Default: all.[/dim]"
+        ),
     ] = None,
     dataset: Annotated[
-        Optional[str], typer.Option(help="synthetic, synthetic:tiny|default|large|huge, a folder, or a folder's name in SIDBENCH_DATA. [dim]Default: synthetic.[/dim]")
+        str | None,
+        typer.Option(
+            help="synthetic, synthetic:tiny|default|large|huge, a folder, or a folder's name in "
+            "SIDBENCH_DATA. [dim]Default: synthetic.[/dim]"
+        ),
     ] = None,
-    resolvers: Annotated[Optional[str], typer.Option(help="Resolvers by name, or all. [dim]Default: suffix.[/dim]")] = None,
-    decoder: Annotated[Optional[str], typer.Option(help="Decoder preset: quick, standard or paper. [dim]Default: quick.[/dim]")] = None,
-    protocol: Annotated[Optional[str], typer.Option(help="Which interactions train, select and test. [dim]Default: leave-one-out.[/dim]")] = None,
-    seen: Annotated[Optional[str], typer.Option(help="keep or mask the items of a user's own history. [dim]Default: keep.[/dim]")] = None,
-    cutoffs: Annotated[Optional[str], typer.Option(help="K of Recall@K and the like. [dim]Default: 1,5,10,20.[/dim]")] = None,
-    seeds: Annotated[Optional[str], typer.Option(help="Seeds; several give mean ± standard deviation. [dim]Default: 0.[/dim]")] = None,
+    resolvers: Annotated[
+        str | None, typer.Option(help="Resolvers by name, or all. [dim]Default: suffix.[/dim]")
+    ] = None,
+    decoder: Annotated[
+        str | None, typer.Option(help="Decoder preset: quick, standard or paper. [dim]Default: quick.[/dim]")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="Which interactions train, select and test. [dim]Default: leave-one-out.[/dim]"),
+    ] = None,
+    seen: Annotated[
+        str | None,
+        typer.Option(help="keep or mask the items of a user's own history. [dim]Default: keep.[/dim]"),
+    ] = None,
+    cutoffs: Annotated[
+        str | None, typer.Option(help="K of Recall@K and the like. [dim]Default: 1,5,10,20.[/dim]")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds; several give mean ± standard deviation. [dim]Default: 0.[/dim]")
+    ] = None,
     set_: Annotated[
-        Optional[list[str]], typer.Option("--set", metavar="NAME.PARAMETER=VALUE", help="A parameter of a method, a variant (rq-kmeans@long), a resolver, decoder, dataset, or all tokenizers. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME.PARAMETER=VALUE",
+            help="A parameter of a method, a variant (rq-kmeans@long), a resolver, decoder, dataset, or "
+            "all tokenizers. Repeatable.",
+        ),
     ] = None,
-    config: Annotated[Optional[Path], typer.Option(help="Run file (TOML) with the same names as these options.")] = None,
-    device: Annotated[Optional[str], typer.Option(help="auto, cpu, cuda or cuda:0. [dim]Default: auto.[/dim]")] = None,
-    threads: Annotated[Optional[int], typer.Option(help="Processor threads. [dim]Default: all cores.[/dim]")] = None,
-    results: Annotated[Optional[str], typer.Option(help="Folder of records, artifacts and the board. [dim]Default: results.[/dim]")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Run file (TOML) with the same names as these options.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:0. [dim]Default: auto.[/dim]")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Processor threads. [dim]Default: all cores.[/dim]")
+    ] = None,
+    results: Annotated[
+        str | None,
+        typer.Option(help="Folder of records, artifacts and the board. [dim]Default: results.[/dim]"),
+    ] = None,
     redo: Annotated[bool, typer.Option("--redo", help="Run again what is done and fresh.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with an estimate of time, memory and disk; run nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the plan with an estimate of time, memory and disk; run nothing."
+        ),
+    ] = False,
     as_json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Fit every tokenizer, train the shared decoder on its SIDs, write records and the leaderboard."""
     from sidbench.commands.run import run as execute
-    from sidbench.settings import read_settings, split_list
+    from sidbench.settings import read_settings
 
     given = {
-        "methods": split_list(methods),
+        "methods": methods,
         "dataset": dataset,
-        "resolvers": split_list(resolvers),
+        "resolvers": resolvers,
         "decoder": decoder,
         "protocol": protocol,
         "seen": seen,
-        "cutoffs": split_list(cutoffs),
-        "seeds": split_list(seeds),
+        "cutoffs": cutoffs,
+        "seeds": seeds,
         "device": device,
         "threads": threads,
         "results": results,
     }
     settings = read_settings(config, given, set_ or [])
-    raise typer.Exit(execute(settings, redo=redo, dry_run=dry_run, as_json=as_json, command=_command()))
+    raise typer.Exit(
+        execute(settings, redo=redo, dry_run=dry_run, as_json=as_json, command=_command(ctx.obj))
+    )
 
 
 @app.command("list")
 def list_(
     kind: Annotated[
-        Optional[str],
+        str | None,
         typer.Argument(help="methods, datasets, resolvers, references, decoders, protocols or metrics."),
     ] = None,
     as_json: Json = False,
@@ -109,9 +171,12 @@ def list_(
 @app.command()
 def check(
     name: Annotated[str, typer.Argument(help="A tokenizer, resolver or dataset, or all.")],
-    set_: Annotated[Optional[list[str]], typer.Option("--set", metavar="PARAMETER=VALUE", help="Check it with this parameter.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PARAMETER=VALUE", help="Check it with this parameter."),
+    ] = None,
     as_json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Put a plugin through every conformance check."""
     from sidbench.commands.plugins import check as execute
 
@@ -120,11 +185,13 @@ def check(
 
 @app.command()
 def show(
-    run: Annotated[str, typer.Argument(help="A run: its id (or the start of it), or a method's name for its newest run.")],
-    item: Annotated[Optional[str], typer.Option(help="One item, by its own id.")] = None,
+    run: Annotated[
+        str, typer.Argument(help="A run: its id (or the start of it), or a method's name for its newest run.")
+    ],
+    item: Annotated[str | None, typer.Option(help="One item, by its own id.")] = None,
     results: Results = "results",
     as_json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """An item's SID, its neighbours in the tree and who shares its code."""
     from sidbench.commands.results import show as execute
 
@@ -134,9 +201,11 @@ def show(
 @app.command()
 def leaderboard(
     results: Results = "results",
-    check: Annotated[bool, typer.Option("--check", help="Compare the board with its records; write nothing.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare the board with its records; write nothing.")
+    ] = False,
     as_json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Write LEADERBOARD.md anew from the records."""
     from sidbench.commands.results import leaderboard as execute
 
@@ -160,9 +229,12 @@ def new(
     kind: Annotated[str, typer.Argument(help="tokenizer.")],
     name: Annotated[str, typer.Argument(help="Its name, such as my-method.")],
     folder: Annotated[
-        Optional[Path], typer.Option(help="Where to write it. [dim]Default: this checkout's plugins/, else the current folder.[/dim]")
+        Path | None,
+        typer.Option(
+            help="Where to write it. [dim]Default: this checkout's plugins/, else the current folder.[/dim]"
+        ),
     ] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Write a commented, working plugin file to start from."""
     from sidbench.commands.plugins import new as execute
 
@@ -177,11 +249,11 @@ def doctor(results: Results = "results", as_json: Json = False) -> None:
     raise typer.Exit(execute(Path(results), as_json=as_json))
 
 
-def _command() -> str:
+def _command(arguments: list[str]) -> str:
     """What the person typed, as the record keeps it."""
     import shlex
 
-    return shlex.join(["sidbench", *(_without_folders(a) for a in sys.argv[1:] if a != "--debug")])
+    return shlex.join(["sidbench", *(_without_folders(a) for a in arguments if a != "--debug")])
 
 
 def _without_folders(argument: str) -> str:
@@ -197,26 +269,25 @@ def main(argv: list[str] | None = None) -> Any:
     # Threads that spin while they wait cost the other library's threads up to half of two cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has no ✓ shows a ? in its place
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     debug = "--debug" in arguments
     if debug:
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]
     try:
-        return app(args=arguments)
+        return app(args=arguments, obj=arguments)
     except SidbenchError as e:
         if debug:
             raise
         typer.echo(f"error: {e}", err=True)
         raise SystemExit(2 if isinstance(e, UsageError) else 1) from None
-    except KeyboardInterrupt:
-        typer.echo("\nstopped. What had finished stands; the same command goes on from there.", err=True)
-        raise SystemExit(130) from None
-    except BrokenPipeError:  # `sidbench list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
     except Exception as e:
         if debug:
             raise
-        typer.echo(f"error: {type(e).__name__}: {e} (this is a bug of sidbench; --debug shows where)", err=True)
+        typer.echo(
+            f"error: {type(e).__name__}: {e} (this is a bug of sidbench; --debug shows where)", err=True
+        )
         raise SystemExit(1) from None
 
 

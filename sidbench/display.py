@@ -38,7 +38,6 @@ class Display:
         self.all = self.bars.add_task("all rows", total=float(max(rows, 1)), numbers="")
         self.now = self.bars.add_task("", total=1.0, numbers="", visible=False)
         self.name = ""
-        self.width = 0
 
     def __enter__(self) -> Display:
         self.bars.start()
@@ -46,13 +45,14 @@ class Display:
         self._listening.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 tb: TracebackType | None) -> None:  # fmt: skip
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self._listening.__exit__(kind, error, tb)
         self.bars.stop()
 
     def started(self, i: int, task: Row) -> None:
-        self.name = row_name(task)
+        self.name = escape(row_name(task))
         self.row_began = time.perf_counter()
         self.bars.update(self.now, visible=True, description=self.name, numbers="")
         if not self.console.is_terminal:
@@ -68,9 +68,12 @@ class Display:
             before += share
         shown = "  ".join(f"{k} {v:.4f}" for k, v in numbers.items())
         self.bars.update(
-            self.now, description=f"{self.name} [dim]{escape(stage)}[/dim]",
-            completed=done, total=max(total, 1e-9), numbers=shown,
-        )  # fmt: skip
+            self.now,
+            description=f"{self.name} [dim]{escape(stage)}[/dim]",
+            completed=done,
+            total=max(total, 1e-9),
+            numbers=shown,
+        )
         self.bars.update(self.all, completed=self.row + self.part)
 
     def finished(self, i: int, task: Row, record: RunRecord, reused: bool) -> None:
@@ -82,7 +85,9 @@ class Display:
             said = f"{record.error['stage']}: {record.error['message']}"
             line = Text.assemble(("✗ ", "red"), name, (f" failed in {said}", "red"))
         else:
-            recall = next((f"{k} {v:.4f}" for k, v in record.metrics.items() if k == "recall@10"), "")
+            names = [k for k in record.metrics if k.startswith("recall@")]
+            name_of = "recall@10" if "recall@10" in names else names[-1]
+            recall = f"{name_of} {record.metrics[name_of]:.4f}"
             took = "kept from an earlier run" if reused else f"{seconds:.1f} s"
             line = Text.assemble(("✓ ", "green"), f"{name} {recall:<18} ", (took, "dim"))
         self.console.print(line, soft_wrap=True)

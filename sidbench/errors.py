@@ -27,7 +27,7 @@ class UnsupportedError(SidbenchError):
 
 
 class NotFittedError(SidbenchError, AttributeError):
-    """A learned attribute was read before `fit`. (An AttributeError too, so that hasattr keeps its meaning.)"""
+    """A learned attribute was read before `fit`; an AttributeError too, so hasattr keeps its meaning."""
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sidbench import provenance, registry
-from sidbench.bench import Bench, Task, fresh, run_one, with_seed
+from sidbench.bench import Bench, Task, fresh, run_one, warm_up, with_seed
 from sidbench.decoder import Decoder
 from sidbench.errors import UsageError, unknown
 from sidbench.kit.device import resolve as resolve_device
-from sidbench.plugin import configure
+from sidbench.plugin import Plugin, configure, parameter_types
 from sidbench.protocol import PROTOCOLS, split
 from sidbench.record import RunRecord, Store
 from sidbench.resolver import Resolver
@@ -32,6 +34,7 @@ class Plan:
     tasks: tuple[Task, ...]
     store: Store
     done: dict[int, RunRecord]
+    notes: tuple[str, ...] = ()
 
     @property
     def todo(self) -> list[Task]:
@@ -48,7 +51,7 @@ class Estimate:
     known: bool
 
 
-def make_plan(settings: Settings, *, redo: bool = False) -> Plan:
+def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> Plan:
     """Check every name and parameter first, then load the data, then see what is done already."""
     device = str(resolve_device(settings.device))
     threads = settings.threads or provenance.available_cores()
@@ -58,7 +61,8 @@ def make_plan(settings: Settings, *, redo: bool = False) -> Plan:
         raise unknown("protocol", settings.protocol, PROTOCOLS)
     registry.make_dataset(settings.dataset, settings.set.get("dataset"))  # its name, before anything is read
     store = Store(Path(settings.results))
-    store.check_writable()
+    if not dry:
+        store.check_writable()
 
     corpus = registry.load_dataset(settings.dataset, settings.set.get("dataset"))
     bench = Bench(
@@ -71,18 +75,25 @@ def make_plan(settings: Settings, *, redo: bool = False) -> Plan:
     )
     tasks = []
     for row in rows:
-        # A reference draws no random numbers: one row, whatever the seeds.
-        seeds = settings.seeds if isinstance(row.method, Tokenizer) else settings.seeds[:1]
+        # A reference draws no random numbers: one row, the same one whatever the seeds.
+        seeds = settings.seeds if isinstance(row.method, Tokenizer) else [0]
         tasks += [with_seed(row, seed, device) for seed in dict.fromkeys(seeds)]
     done = {} if redo else {i: r for i, t in enumerate(tasks) if (r := fresh(t, bench, store)) is not None}
-    return Plan(bench, tuple(tasks), store, done)
+    return Plan(bench, tuple(tasks), store, done, _unused(settings, tasks))
 
 
-def run_plan(plan: Plan, started: Callable[[int, Task], None], finished: Callable[[int, Task, RunRecord, bool], None],
-             command: str) -> list[RunRecord]:  # fmt: skip
-    """Run what is not done, in order; tell of each row as it starts and ends. Every row's record, in order."""
+def run_plan(
+    plan: Plan,
+    started: Callable[[int, Task], None],
+    finished: Callable[[int, Task, RunRecord, bool], None],
+    command: str,
+) -> list[RunRecord]:
+    """Run what is not done, in order, telling of each row as it starts and ends; every row's record."""
     env = {**provenance.versions(), "command": command}
     records = []
+    decoder = next((t.decoder for t in plan.todo if t.decoder is not None), None)
+    if decoder is not None:
+        warm_up(decoder)
     for i, task in enumerate(plan.tasks):
         reused = plan.done.get(i)
         if reused is None:
@@ -98,6 +109,9 @@ def limit_threads(threads: int) -> None:
     import torch
     from threadpoolctl import threadpool_limits
 
+    # What is loaded already obeys the calls; what a plugin loads later reads these as it starts.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(threads)
     torch.set_num_threads(threads)
     threadpool_limits(limits=threads)
 
@@ -106,24 +120,32 @@ def _rows(settings: Settings) -> list[Task]:
     """One task a method (or variant) and resolver, with everybody's parameters in place."""
     tokenizers, references, resolvers = registry.tokenizers(), registry.references(), registry.resolvers()
     methods = {**tokenizers, **references}
-    _check_targets(settings, [*methods, *resolvers])
+    _check_set(settings, {**methods, **resolvers})
     labels: list[str] = []
     for name in settings.methods:
+        variants = [t for t in settings.set if "@" in t]
         if name == "all":
-            variants = [t for t in settings.set if "@" in t]
             labels += [*references, *tokenizers, *variants]
+        elif "@" in name and name not in variants:
+            raise unknown("variant", name, variants)  # it would run under another name with nothing changed
         else:
             labels.append(name)
 
-    chosen = list(resolvers) if settings.resolvers == ["all"] else settings.resolvers
-    made: list[Resolver] = [configure(registry.find("resolver", r), settings.set.get(r, {})) for r in chosen]
-    decoder = Decoder.preset(settings.decoder, **_known(Decoder, settings.set.get("decoder", {})))
+    chosen = [n for r in settings.resolvers for n in (resolvers if r == "all" else [r])]
+    made: list[Resolver] = [
+        configure(registry.find("resolver", r), settings.set.get(r, {})) for r in dict.fromkeys(chosen)
+    ]
+    decoder = Decoder.preset(settings.decoder, **settings.set.get("decoder", {}))
     rows = []
     for label in dict.fromkeys(labels):
         name = label.partition("@")[0]
         cls = references[name] if name in references else _tokenizer(name, methods)
         shared = settings.set.get("all", {}) if issubclass(cls, Tokenizer) else {}
-        values = {**shared, **settings.set.get(name, {}), **(settings.set.get(label, {}) if label != name else {})}
+        values = {
+            **shared,
+            **settings.set.get(name, {}),
+            **(settings.set.get(label, {}) if label != name else {}),
+        }
         method = configure(cls, values)
         if isinstance(method, Tokenizer):
             rows += [Task(label, method, 0, resolver, decoder, settings.decoder) for resolver in made]
@@ -141,20 +163,39 @@ def _tokenizer(name: str, methods: dict[str, type[Any]]) -> type[Any]:
     raise unknown("method", name, [*methods, "all"])
 
 
-def _known(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
-    """The values, once every name among them is a parameter of the class."""
-    configure(cls, values)
-    return values
+def _check_set(settings: Settings, plugins: dict[str, type[Plugin]]) -> None:
+    """Every name and value under `set`, those of plugins that are not in this run too: a typo is a typo."""
+    for target, values in settings.set.items():
+        name = target.partition("@")[0]
+        if name not in plugins and target not in SHARED:
+            raise UsageError(f"--set {target}: {unknown('plugin', name, [*plugins, *SHARED])}")
+        if target == "dataset":  # checked where the dataset is made
+            continue
+        for key, option in (("seed", "--seeds"), ("device", "--device")):
+            if key in values:
+                raise UsageError(f"--set {target}.{key}: {option} sets it, for every row alike")
+        if target == "all":
+            shared = [k for k in parameter_types(Tokenizer) if k not in ("seed", "device")]
+            for key in values:
+                if key not in shared:
+                    raise UsageError(
+                        f"--set all.{key}: {unknown('parameter of every tokenizer', key, shared)}"
+                    )
+        else:
+            configure(Decoder if target == "decoder" else plugins[name], values)
 
 
-def _check_targets(settings: Settings, names: list[str]) -> None:
-    known = [*names, *SHARED]
-    for target in settings.set:
-        if target.partition("@")[0] not in known:
-            raise UsageError(f"--set {target}: {unknown('plugin', target, known)}")
+def _unused(settings: Settings, tasks: list[Task]) -> tuple[str, ...]:
+    """A note on each table under `set` that no row of this run reads."""
+    used = {"dataset", *(t.label for t in tasks), *(t.method.name for t in tasks)}
+    used |= {t.resolver.name for t in tasks if t.resolver is not None}
+    used |= {"decoder", "all"} if any(t.decoder is not None for t in tasks) else set()
+    return tuple(
+        f"--set {target} is not used by any row of this run" for target in settings.set if target not in used
+    )
 
 
-def estimate(task: Task, plan: Plan, speed: float) -> Estimate:
+def estimate(task: Task, plan: Plan, earlier: Iterable[RunRecord], speed: float) -> Estimate:
     """From an earlier record of the same row with another seed or state of the code, else from arithmetic.
 
     `speed` is what this machine computes, in multiply-adds a second (see `machine_speed`).
@@ -162,18 +203,19 @@ def estimate(task: Task, plan: Plan, speed: float) -> Estimate:
     bench = plan.bench
     n, d = bench.corpus.embeddings.shape
     memory = 4.0 * n * d * 2.5 / 2**20 + 300
-    for _, record in plan.store.all():
-        if not isinstance(record, RunRecord) or record.status != "ok" or not _same_row(record, task, bench):
+    for record in earlier:
+        if record.status != "ok" or not _same_row(record, task, bench):
             continue
         took = record.measured
         seconds = sum(float(took.get(k, 0)) for k in ("fit_seconds", "resolve_seconds", "decoder_seconds"))
-        seconds += len(bench.split.test) / took["search_users_per_second"] + 1
+        seconds += len(bench.split.test) / float(took.get("search_users_per_second", math.inf)) + 1
+        memory = max(memory, 300 + float(took.get("peak_memory_mb", 0)))
         return Estimate(seconds, memory, _disk_mb(task, bench), True)
     if task.decoder is None:
         return Estimate(1 + len(bench.split.test) * n * d / speed, memory, _disk_mb(task, bench), False)
     assert isinstance(task.method, Tokenizer)
     levels = task.method.levels + 1
-    # A k-means of 25 iterations stands for any method; the decoder reaches a fifth of a plain product's speed.
+    # A k-means of 25 iterations stands for any method; a decoder has a fifth of a plain product's speed.
     fit = 25 * n * d * sum(task.method.sizes) / speed
     macs = _work(task.decoder, levels)
     train = 3 * macs * task.decoder.steps * task.decoder.batch / (speed / 5)
@@ -200,12 +242,16 @@ def _work(decoder: Decoder, levels: int) -> float:
     tokens = decoder.history * (levels if decoder.tokens == "codes" else 1)
     inner, block = decoder.heads * decoder.head_width, 2 * decoder.width * decoder.feed_forward
     encoder = decoder.encoder_layers * tokens * (4 * decoder.width * inner + block + 2 * tokens * inner)
-    return encoder + decoder.decoder_layers * levels * (8 * decoder.width * inner + block + 2 * tokens * inner)
+    return encoder + decoder.decoder_layers * levels * (
+        8 * decoder.width * inner + block + 2 * tokens * inner
+    )
 
 
 def _same_row(record: RunRecord, task: Task, bench: Bench) -> bool:
     ours, theirs = task.key(bench), record.key
-    return all(ours[k] == theirs.get(k) for k in ("label", "params", "dataset", "decoder", "resolver", "hardware"))
+    return all(
+        ours[k] == theirs.get(k) for k in ("label", "params", "dataset", "decoder", "resolver", "hardware")
+    )
 
 
 def _disk_mb(task: Task, bench: Bench) -> float:
@@ -213,4 +259,4 @@ def _disk_mb(task: Task, bench: Bench) -> float:
     if not isinstance(task.method, Tokenizer):
         return vectors / 2**20
     n, d = bench.corpus.embeddings.shape
-    return (vectors + n * (4 * task.method.levels + 40) + 4 * d * sum(task.method.sizes)) / 2**20
+    return float(vectors + n * (4 * task.method.levels + 40) + 4 * d * sum(task.method.sizes)) / 2**20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import lru_cache
+from functools import cache
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -53,7 +53,7 @@ class Plugin:
         return f"{type(self).__name__}({inner})"
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.params() == other.params()  # type: ignore[attr-defined]
+        return isinstance(other, Plugin) and type(self) is type(other) and self.params() == other.params()
 
     def __hash__(self) -> int:
         return hash((type(self), repr(self)))
@@ -70,13 +70,18 @@ class Plugin:
         return lines[0].strip() if lines else ""
 
 
-@lru_cache(maxsize=None)
-def parameter_types(cls: type[Plugin]) -> dict[str, TypeAdapter[Any]]:
+def parameter_types(cls: type[Any]) -> dict[str, TypeAdapter[Any]]:
     """Every parameter of a plugin class with the validator of its type and bounds."""
+    key: Any = cls  # mypy does not take a class for hashable
+    return _types(key)
+
+
+@cache
+def _types(cls: Any) -> dict[str, TypeAdapter[Any]]:
     hints = get_type_hints(cls, include_extras=True)
     config = ConfigDict(arbitrary_types_allowed=True)
     out = {}
-    for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for f in dataclasses.fields(cls):
         hint = hints[f.name]
         out[f.name] = TypeAdapter(hint) if _own_config(hint) else TypeAdapter(hint, config=config)
     return out
@@ -90,6 +95,13 @@ def configure(cls: type[P], values: dict[str, Any]) -> P:
             raise UsageError(
                 f"{cls.name} has no parameter {key!r}{nearest(key, known)} Known: {', '.join(known)}."
             )
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if f.name not in values and f.default is f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UsageError(f"{cls.name} needs a value for {', '.join(missing)}")
     return cls(**values)
 
 

@@ -7,14 +7,20 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from sidbench import __version__
+from sidbench.errors import DataError
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+#: The folders of an absolute path (of Unix or Windows), which an address such as https://a/b is not.
+_FOLDERS = re.compile(r"(?<![\w:/.])~?/(?:[^/\s'\":]+/)+|\b[A-Za-z]:\\(?:[^\\\s'\":]+\\)+")
 
 #: Packages whose version can change a result.
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "faiss-cpu", "faiss-gpu", "k-means-constrained")
@@ -42,7 +48,7 @@ def _closure(roots: tuple[str, ...]) -> set[str]:
     return seen
 
 
-@lru_cache(maxsize=None)
+@cache
 def _tree(name: str) -> ast.Module | None:
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
@@ -50,7 +56,7 @@ def _tree(name: str) -> ast.Module | None:
     return ast.parse(Path(spec.origin).read_bytes())
 
 
-@lru_cache(maxsize=None)
+@cache
 def _imports(name: str) -> tuple[str, ...]:
     """The modules of sidbench, or of the plugin's own package, that a module names in its imports."""
     tree = _tree(name)
@@ -76,7 +82,7 @@ def _absolute(name: str, node: ast.ImportFrom) -> str:
     return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _is_module(name: str) -> bool:
     if name == "sidbench":  # its only content is the version, which must not make records stale
         return False
@@ -86,7 +92,7 @@ def _is_module(name: str) -> bool:
         return False
 
 
-@lru_cache(maxsize=None)
+@cache
 def _source_hash(name: str) -> str:
     tree = _tree(name)
     if tree is None:
@@ -96,7 +102,17 @@ def _source_hash(name: str) -> str:
             first = node.body[0] if node.body else None
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return hashlib.sha256(_spelled(tree).encode()).hexdigest()
+
+
+def _spelled(node: Any) -> str:
+    """A syntax tree as text, fields that are empty left out: the same under every version of Python."""
+    if isinstance(node, ast.AST):
+        fields = [f"{k}={_spelled(v)}" for k, v in ast.iter_fields(node) if v is not None and v != []]
+        return f"{type(node).__name__}({','.join(fields)})"
+    if isinstance(node, list):
+        return f"[{','.join(map(_spelled, node))}]"
+    return repr(node)
 
 
 def versions() -> dict[str, str]:
@@ -117,14 +133,19 @@ def hardware(device: str, threads: int) -> dict[str, Any]:
         "cores": available_cores(),
         "threads": threads,
         "memory_gb": round(total_memory() / 2**30),
-        "device": device,
-        "gpu": _gpu_model() if device.startswith("cuda") else None,
+        "device": device.partition(":")[0],  # which of several equal GPUs says nothing
+        "gpu": _gpu_model(device) if device.startswith("cuda") else None,
     }
 
 
 def available_cores() -> int:
     """Cores this process may use, which in a container is not what the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    try:  # a quota of processor time, as container engines set it
+        quota, period = CPU_QUOTA.read_text().split()
+        return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cores
 
 
 def total_memory() -> int:
@@ -133,6 +154,22 @@ def total_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 0
+
+
+def without_folders(text: str) -> str:
+    """Text for a record, which is shared: of an absolute path only its last name is kept."""
+    return _FOLDERS.sub("", text)
+
+
+def named_by_content(path: Path) -> str:
+    """A file as a record's key has it: its name and a hash of what it holds, wherever it lies."""
+    h = hashlib.sha256()
+    for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
+        try:
+            h.update(file.relative_to(path).as_posix().encode() + b"\0" + file.read_bytes())
+        except OSError as e:
+            raise DataError(f"{file} cannot be read ({e.strerror})") from None
+    return f"{path.name}#{h.hexdigest()[:12]}"
 
 
 @lru_cache(maxsize=1)
@@ -146,10 +183,10 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine() or sys.platform
 
 
-def _gpu_model() -> str:
+def _gpu_model(device: str) -> str:
     import torch
 
-    return torch.cuda.get_device_name()
+    return torch.cuda.get_device_name(device)
 
 
 def source_file(module: str) -> str | None:

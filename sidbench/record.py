@@ -56,8 +56,12 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
+#: What every key names; a record without one of them is not whole.
+KEY = {"kind", "method", "label", "params", "seed", "dataset", "protocol", "resolver", "decoder", "hardware"}
+
+
 class Store:
-    """The records below one results folder: records/<dataset>/<label>/<id>.json, .npz beside, artifacts apart."""
+    """One results folder: records/<dataset>/<label>/<id>.json, .npz beside, artifacts apart."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -67,7 +71,9 @@ class Store:
         return self.root / "LEADERBOARD.md"
 
     def path(self, key: dict[str, Any]) -> Path:
-        return self.root / "records" / slug(key["dataset"]["name"]) / slug(key["label"]) / f"{run_id(key)}.json"
+        return (
+            self.root / "records" / slug(key["dataset"]["name"]) / slug(key["label"]) / f"{run_id(key)}.json"
+        )
 
     def artifact(self, key: dict[str, Any]) -> Path:
         """Where the SIDs and the fitted tokenizer of a run lie."""
@@ -91,9 +97,12 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if vectors:
-                _atomically(path.with_suffix(".npz"), lambda f: np.savez_compressed(f, **vectors))  # type: ignore[arg-type]
-            text = json.dumps(asdict(record), indent=2, sort_keys=True) + "\n"
-            _atomically(path, lambda f: f.write(text.encode()))
+                arrays: dict[str, Any] = dict(vectors)
+                atomically(path.with_suffix(".npz"), lambda f: np.savez_compressed(f, **arrays))
+            text = json.dumps(asdict(record), indent=2, sort_keys=True, allow_nan=False) + "\n"
+            atomically(path, lambda f: f.write(text.encode()))
+            if not vectors:  # what an earlier, better run left must not pass for this one's
+                path.with_suffix(".npz").unlink(missing_ok=True)
         except OSError as e:
             raise SidbenchError(
                 f"the record {path} cannot be written ({e.strerror}); records already written stand. "
@@ -102,7 +111,7 @@ class Store:
         return path
 
     def find(self, key: dict[str, Any]) -> RunRecord | None:
-        """The record of this very run; None where there is none, or where it cannot be read (it is redone)."""
+        """The record of this very run; None where there is none or it cannot be read (it is redone)."""
         path = self.path(key)
         if not path.exists():
             return None
@@ -113,9 +122,13 @@ class Store:
 
     def all(self) -> Iterator[tuple[Path, RunRecord | DataError]]:
         """Every record with its path, in order of path; an unreadable one as the error that says why."""
+        first: dict[str, Path] = {}
         for path in sorted((self.root / "records").glob("*/*/*.json")):
             try:
-                yield path, read(path)
+                record = read(path)
+                if (other := first.setdefault(record.id, path)) != path:
+                    raise DataError(f"{path} is the run of {other} again; remove one of the two")
+                yield path, record
             except DataError as e:
                 yield path, e
 
@@ -134,14 +147,16 @@ def read(path: Path) -> RunRecord:
     try:
         raw = json.loads(path.read_text())
         schema = raw["schema"]
-        while schema < SCHEMA:
-            raw = UPGRADES[schema](raw)
-            schema = raw["schema"]
+        for older in range(schema, SCHEMA):
+            raw = UPGRADES[older](raw)
         if schema > SCHEMA:
             raise DataError(
                 f"{path} has schema {schema}, written by a newer sidbench; this one reads up to {SCHEMA}"
             )
-        return RunRecord(**raw)
+        record = RunRecord(**{**raw, "schema": SCHEMA})
+        if missing := sorted(KEY - set(record.key)):
+            raise ValueError(f"its key lacks {', '.join(missing)}")
+        return record
     except DataError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as e:
@@ -155,15 +170,17 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._@+-]", "-", name)
 
 
-def _atomically(path: Path, write: Callable[[Any], Any]) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+def atomically(path: Path, write: Callable[[Any], Any]) -> None:
+    """Write a file that appears whole or not at all, whatever happens in between."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    part = Path(name)
     try:
         with os.fdopen(handle, "wb") as f:
             write(f)
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        part.chmod(0o644)
+        part.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise

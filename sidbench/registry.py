@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 from sidbench.dataset import Corpus, Dataset
 from sidbench.errors import DataError, SidbenchError, UsageError, unknown
 from sidbench.folder import Folder, find_folder
-from sidbench.plugin import Plugin, configure
+from sidbench.plugin import Plugin, configure, parameter_types
 from sidbench.reference import Reference
 from sidbench.resolver import Resolver
 from sidbench.tokenizer import Tokenizer, read_about
@@ -53,20 +53,35 @@ class Registry:
         for cls in vars(module).values():
             if not (inspect.isclass(cls) and issubclass(cls, Plugin) and _defines(module, cls)):
                 continue
-            if cls.kind not in KINDS or not (cls.name or not inspect.isabstract(cls)):
-                continue
+            if cls.kind not in KINDS or (
+                not cls.name and (inspect.isabstract(cls) or cls.__name__[0] == "_")
+            ):
+                continue  # a base that others of the file share
             missing = sorted(getattr(cls, "__abstractmethods__", ()))
             known = self.found[cls.kind]
             if not cls.name:
                 self.broken.append(Broken(cls.__name__, origin, "it has no name (write: name = '...')"))
             elif missing:
-                self.broken.append(Broken(cls.name, origin, f"{cls.__name__} does not write {', '.join(missing)}"))
+                self.broken.append(
+                    Broken(cls.name, origin, f"{cls.__name__} does not write {', '.join(missing)}")
+                )
             elif cls.name in known and known[cls.name] is not cls:
                 other = self.origins[known[cls.name]]
                 self.broken.append(Broken(cls.name, origin, f"the name is taken by {other}"))
+            elif odd := _odd_parameters(cls):
+                self.broken.append(Broken(cls.name, origin, odd))
             else:
                 known[cls.name] = cls
                 self.origins[cls] = origin
+
+
+def _odd_parameters(cls: type[Plugin]) -> str:
+    """Why a class's parameters cannot be used; empty where they can."""
+    try:
+        parameter_types(cls)
+    except Exception as e:  # annotations are a stranger's code too
+        return f"the types of its parameters cannot be read: {type(e).__name__}: {e}"
+    return ""
 
 
 def _defines(module: ModuleType, cls: type) -> bool:
@@ -93,7 +108,8 @@ def scan() -> Registry:
 def _modules(package: ModuleType, registry: Registry) -> Iterator[tuple[str, str]]:
     """Modules of a search path in name order; a file hidden by an earlier folder's is reported."""
     seen: dict[str, str] = {}
-    for folder in package.__path__:
+    # A folder named twice (SIDBENCH_PLUGIN_PATH=plugins in a checkout) is one folder.
+    for folder in {Path(p).resolve(): p for p in reversed(package.__path__)}.values():
         if not Path(folder).is_dir():
             registry.broken.append(Broken(folder, "SIDBENCH_PLUGIN_PATH", "there is no such folder"))
             continue
@@ -109,7 +125,8 @@ def _modules(package: ModuleType, registry: Registry) -> Iterator[tuple[str, str
 
 def _own(folder: str) -> bool:
     """Whether a folder is this checkout's plugins/ or datasets/."""
-    return Path(folder).parent == Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent
+    return Path(folder) in (root / "plugins", root / "datasets")
 
 
 def _take(registry: Registry, module: str, origin: str, label: str = "") -> None:
@@ -117,7 +134,9 @@ def _take(registry: Registry, module: str, origin: str, label: str = "") -> None
         registry.add(importlib.import_module(module), origin)
     except (Exception, SystemExit) as e:  # whatever a stranger's file raises must not break the others
         reason = f"it does not import: {type(e).__name__}: {e}"
-        registry.broken.append(Broken(label or module.rpartition(".")[2], origin, reason, traceback.format_exc()))
+        registry.broken.append(
+            Broken(label or module.rpartition(".")[2], origin, reason, traceback.format_exc())
+        )
 
 
 def plugins(kind: str) -> dict[str, type[Any]]:
@@ -145,7 +164,7 @@ def find(kind: str, name: str) -> type[Any]:
     """A plugin by name; an unknown one names the nearest, a broken one says why."""
     known = plugins(kind)
     if name in known:
-        return cast(type[Any], known[name])
+        return known[name]
     for b in scan().broken:
         if b.name in (name, name.replace("-", "_")):
             raise UsageError(f"{kind} {name!r} from {b.origin} cannot be used: {b.reason}")
@@ -157,6 +176,8 @@ def make_dataset(spec: str, params: dict[str, Any] | None = None) -> Dataset:
     params = dict(params or {})
     name, colon, value = spec.partition(":")
     known = datasets()
+    if name == Folder.name and colon:
+        spec = value
     if name in known and name != Folder.name:
         cls = known[name]
         if colon:
@@ -183,6 +204,10 @@ def load_dataset(spec: str, params: dict[str, Any] | None = None) -> Corpus:
         raise
     except MemoryError:
         raise DataError(f"dataset {spec!r} does not fit in memory") from None
+    except Exception as e:  # a stranger's code
+        last = traceback.extract_tb(e.__traceback__)[-1]
+        where = f"{Path(last.filename).name}, line {last.lineno}"
+        raise DataError(f"dataset {spec!r} does not load: {type(e).__name__}: {e} ({where})") from e
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:

@@ -12,7 +12,7 @@ from sidbench.tokenizer import Tokenizer
 
 
 class Resolver(Plugin, ABC):
-    """`resolve` gives every item its final SID. Those that need distances ask `tokenizer.costs`, in chunks."""
+    """`resolve` gives every item its final SID. What needs distances asks `tokenizer.costs`, in chunks."""
 
     kind: ClassVar[str] = "resolver"
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sidbench.errors import UsageError, nearest
 
@@ -15,7 +15,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Names = Annotated[list[str], Field(min_length=1)]
+
+def split_list(value: Any) -> Any:
+    """`a,b, c` as a list, one number as a list of one; anything else as it is."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int) else value
+
+
+Lists = BeforeValidator(split_list)
+Names = Annotated[list[str], Field(min_length=1), Lists]
+Cutoffs = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), Lists]
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1), Lists]
 
 
 class Settings(BaseModel):
@@ -29,8 +40,8 @@ class Settings(BaseModel):
     decoder: str = "quick"
     protocol: str = "leave-one-out"
     seen: Literal["keep", "mask"] = "keep"
-    cutoffs: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [1, 5, 10, 20]
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [0]
+    cutoffs: Cutoffs = [1, 5, 10, 20]
+    seeds: Seeds = [0]
     device: str = "auto"
     threads: Annotated[int, Field(ge=0)] = 0  # 0: all cores that this process may use
     results: str = "results"
@@ -55,7 +66,9 @@ def read_settings(config: Path | None, given: dict[str, Any], sets: list[str]) -
     try:
         return Settings(**values)
     except ValidationError as e:
-        said = "; ".join(f"{'.'.join(str(p) for p in x['loc'])} = {x['input']!r}: {x['msg']}" for x in e.errors())
+        said = "; ".join(
+            f"{'.'.join(str(p) for p in x['loc'])} = {x['input']!r}: {x['msg']}" for x in e.errors()
+        )
         raise UsageError(f"settings do not fit: {said}") from None
 
 
@@ -64,21 +77,20 @@ def parse_set(text: str) -> tuple[str, str, Any]:
     left, equals, value = text.partition("=")
     target, dot, key = left.strip().rpartition(".")
     if not (equals and dot and target and key):
-        raise UsageError(f"--set {text!r} does not fit; expected NAME.PARAMETER=VALUE, such as rq-kmeans.iters=50")
+        raise UsageError(
+            f"--set {text!r} does not fit; expected NAME.PARAMETER=VALUE, such as rq-kmeans.iters=50"
+        )
     try:
         return target, key, tomllib.loads(f"value = {value.strip()}")["value"]
     except tomllib.TOMLDecodeError:
         return target, key, value.strip()
 
 
-def split_list(text: str | None) -> list[str] | None:
-    """`a,b, c` as a list; None stays None."""
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _tables(value: Any, config: Path | None) -> dict[str, dict[str, Any]]:
     if not isinstance(value, dict) or not all(isinstance(v, dict) for v in value.values()):
-        raise UsageError(f"{config}: [set] must hold one table a plugin, such as [set.rq-kmeans] with iters = 50")
+        raise UsageError(
+            f"{config}: [set] must hold one table a plugin, such as [set.rq-kmeans] with iters = 50"
+        )
     return value
 
 

@@ -14,6 +14,7 @@ from sidbench.errors import DataError
 
 Codes = NDArray[np.int32]
 SCHEMA = 1
+FILES = ("sids.parquet", "manifest.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class SIDs:
 
     @property
     def levels(self) -> int:
-        return self.codes.shape[1]
+        return len(self.sizes)
 
     def groups(self) -> tuple[Codes, NDArray[np.int64]]:
         """The distinct SIDs in lexicographic order, and for each item the number of its SID among them."""
@@ -47,13 +48,16 @@ class SIDs:
         return replace(self, **changes)
 
     def save(self, folder: Path, titles: NDArray[np.str_] | None = None) -> None:
-        """Write `sids.parquet` (item_id, sid, title) and `manifest.json`; the manifest last, so that it vouches."""
+        """Write `sids.parquet` (item_id, sid, title), then the `manifest.json` that vouches for it."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         folder.mkdir(parents=True, exist_ok=True)
         flat = pa.array(np.ascontiguousarray(self.codes).reshape(-1), pa.int32())
-        columns = {"item_id": pa.array(self.item_ids), "sid": pa.FixedSizeListArray.from_arrays(flat, self.levels)}
+        columns = {
+            "item_id": pa.array(self.item_ids),
+            "sid": pa.FixedSizeListArray.from_arrays(flat, self.levels),
+        }
         if titles is not None:
             columns["title"] = pa.array(titles)
         pq.write_table(pa.table(columns), folder / "sids.parquet", compression="zstd")
@@ -81,12 +85,22 @@ class SIDs:
             codes = sid.flatten().to_numpy(zero_copy_only=False).reshape(len(sid), -1)
             ids = table.column("item_id").to_numpy()
             sizes = tuple(int(s) for s in manifest["sizes"])
-        except FileNotFoundError as e:
-            raise DataError(f"no SIDs in {folder}: {Path(str(e.filename)).name} is missing") from None
-        except (OSError, ValueError, KeyError) as e:
+            if manifest["schema"] > SCHEMA:
+                raise DataError(
+                    f"the SIDs in {folder} have schema {manifest['schema']}, written by a newer sidbench; "
+                    f"this one reads up to {SCHEMA}"
+                )
+            if manifest["items"] != len(codes):
+                raise ValueError(f"the manifest says {manifest['items']} items, the table has {len(codes)}")
+        except FileNotFoundError:
+            gone = [name for name in FILES if not (folder / name).exists()]
+            raise DataError(f"no SIDs in {folder}: {' and '.join(gone)} missing") from None
+        except (OSError, ValueError, KeyError, TypeError) as e:
             raise DataError(f"the SIDs in {folder} cannot be read ({e}); run the method again") from None
         known = {"schema", "items", "levels", "sizes", "base", "beyond_end", "resolver"}
         rest = {k: v for k, v in manifest.items() if k not in known}
+        # Text comes back as Python objects, whatever its width was.
+        ids = ids.astype(np.str_) if ids.dtype == object else ids
         return cls(codes, sizes, ids, manifest.get("resolver", ""), rest)
 
     @staticmethod
@@ -96,25 +110,26 @@ class SIDs:
 
         if "title" not in pq.read_schema(folder / "sids.parquet").names:
             return None
-        return np.array(pq.read_table(folder / "sids.parquet", columns=["title"])["title"].to_pylist(), dtype=np.str_)
+        return np.array(
+            pq.read_table(folder / "sids.parquet", columns=["title"])["title"].to_pylist(), dtype=np.str_
+        )
 
 
 def check_codes(codes: Any, sizes: tuple[int, ...], where: str, *, variable: bool = False) -> Codes:
     """The one check of codes at the boundary; returns them as int32 in C order."""
     if not isinstance(codes, np.ndarray) or codes.ndim != 2 or codes.shape[1] != len(sizes):
         shape = getattr(codes, "shape", type(codes).__name__)
-        raise DataError(f"{where}: codes have shape {shape}; expected (items, {len(sizes)}), one column a level")
+        raise DataError(
+            f"{where}: codes have shape {shape}; expected (items, {len(sizes)}), one column a level"
+        )
     if not np.issubdtype(codes.dtype, np.integer):
         raise DataError(f"{where}: codes are {codes.dtype}; expected integers, 0-based")
-    low = codes.min(axis=0, initial=0)
-    high = codes.max(axis=0, initial=-1)
     floor = -1 if variable else 0
-    for level, size in enumerate(sizes):
-        if low[level] < floor or high[level] >= size:
-            raise DataError(
-                f"{where}: level {level} holds codes {low[level]}..{high[level]}; expected 0..{size - 1}"
-            )
-    if variable and len(codes) and (codes[:, 0] < 0).any():
+    for level, size in enumerate(sizes if len(codes) else ()):
+        low, high = int(codes[:, level].min()), int(codes[:, level].max())
+        if low < floor or high >= size:
+            raise DataError(f"{where}: level {level} holds codes {low}..{high}; expected 0..{size - 1}")
+    if variable and (codes[:, 0] < 0).any():
         raise DataError(f"{where}: some items have no code at the first level")
     if variable and ((codes[:, :-1] < 0) & (codes[:, 1:] >= 0)).any():
         raise DataError(f"{where}: a code follows the end (-1) of a SID")
@@ -122,7 +137,7 @@ def check_codes(codes: Any, sizes: tuple[int, ...], where: str, *, variable: boo
 
 
 def distinct_rows(codes: Codes) -> tuple[Codes, NDArray[np.int64]]:
-    """Distinct rows in lexicographic order and each row's place among them: sorting, no Python object a row."""
+    """Distinct rows in lexicographic order and each row's place among them, by sorting."""
     order = np.lexsort(codes.T[::-1])
     ordered = codes[order]
     new = np.ones(len(codes), dtype=bool)

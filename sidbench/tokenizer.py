@@ -76,11 +76,11 @@ class Tokenizer(Plugin, ABC):
         """The codes of any items, seen before or not: (items, levels) integers."""
 
     def fit_encode(self, x: Embeddings) -> Codes:
-        """Learn from the catalogue and give its codes; a method that places all items jointly overrides this."""
+        """Learn from the catalogue and give its codes; one that places all items jointly overrides it."""
         return self.fit(x).encode(x)
 
     def costs(self, x: Embeddings, prefix: Codes) -> NDArray[np.float32]:
-        """Optional: (items, codes) cost of each next code after each item's prefix of 0 to levels - 1 codes."""
+        """Optional: (items, codes) cost of each next code after each item's prefix of codes."""
         raise UnsupportedError(f"{self.name} gives no costs: a resolver that needs distances cannot use it")
 
     def reconstruct(self, codes: Codes) -> NDArray[np.float32]:
@@ -117,7 +117,13 @@ class Tokenizer(Plugin, ABC):
         if not layout:
             raise UsageError(f"{self.name} is not fitted: call fit(x) before save")
         save_file(tensors, folder / "tokenizer.safetensors")
-        about = {"schema": 1, "name": self.name, "sidbench": __version__, "params": self.params(), "state": layout}
+        about = {
+            "schema": 1,
+            "name": self.name,
+            "sidbench": __version__,
+            "params": self.params(),
+            "state": layout,
+        }
         (folder / "tokenizer.json").write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
@@ -135,7 +141,8 @@ class Tokenizer(Plugin, ABC):
             state = {key: _take(entry, tensors) for key, entry in about["state"].items()}
         except (OSError, KeyError, SafetensorError) as e:
             raise DataError(f"the tokenizer in {folder} cannot be read ({e}); fit it again") from None
-        return cls(**about["params"]).restore(state)
+        fitted: T = cls(**about["params"]).restore(state)
+        return fitted
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -167,7 +174,8 @@ def as_embeddings(x: Any, where: str) -> Embeddings:
 def _guard_fit(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def fit(self: Tokenizer, x: Any) -> Tokenizer:
-        if method(self, as_embeddings(x, f"{self.name}.fit")) is not self:
+        itself: bool = method(self, as_embeddings(x, f"{self.name}.fit")) is self
+        if not itself:
             raise ContractError(f"{self.name}.fit must return self")
         return self
 

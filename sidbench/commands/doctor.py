@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
 
 from sidbench import provenance, registry
 from sidbench.dataset import cache_folder
@@ -30,10 +32,9 @@ def doctor(results: Path, *, as_json: bool) -> int:
     scan = registry.scan()
     facts["plugins"] = {kind: len(found) for kind, found in scan.found.items()}
     problems += [f"plugin {b.name} from {b.origin} cannot be used: {b.reason}" for b in scan.broken]
-    for variable in ("SIDBENCH_DATA",):
-        for folder in filter(None, os.environ.get(variable, "").split(os.pathsep)):
-            if not Path(folder).is_dir():
-                problems.append(f"{variable} names {folder}, which is no folder")
+    for folder in filter(None, os.environ.get("SIDBENCH_DATA", "").split(os.pathsep)):
+        if not Path(folder).expanduser().is_dir():
+            problems.append(f"SIDBENCH_DATA names {folder}, which is no folder")
     if as_json:
         sys.stdout.write(json.dumps({**facts, "problems": problems}, indent=2) + "\n")
     else:
@@ -71,7 +72,9 @@ def _faiss(problems: list[str]) -> dict[str, Any]:
             found["version"] = faiss.__version__
             found["gpus"] = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
         except Exception as e:  # a broken faiss fails in many ways, and all are to be told
-            problems.append(f"faiss is installed but does not import: {type(e).__name__}: {e}; install it again")
+            problems.append(
+                f"faiss is installed but does not import: {type(e).__name__}: {e}; install it again"
+            )
     return found
 
 
@@ -94,9 +97,9 @@ def _print(facts: dict[str, Any], problems: list[str]) -> None:
         console.print(f"[bold]{title}[/bold]")
         for key, value in values.items():
             shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
-            console.print(f"  {key:<22} {shown}")
+            console.print(f"  {key:<22} {escape(str(shown))}")
     if problems:
         for problem in problems:
-            console.print(f"✗ {problem}", style="red")
+            console.print(Text(f"✗ {problem}", style="red"))
     else:
         console.print("✓ nothing to put right", style="green")

@@ -16,6 +16,7 @@ from rich.markup import escape
 from sidbench import registry, testing
 from sidbench.decoder import Decoder
 from sidbench.errors import UsageError, unknown
+from sidbench.folder import find_folder
 from sidbench.metrics import METRICS
 from sidbench.plugin import Plugin, configure
 from sidbench.protocol import PROTOCOLS
@@ -63,10 +64,15 @@ def _plugins(kind: str) -> list[dict[str, Any]]:
 
 def _built_in() -> dict[str, list[dict[str, Any]]]:
     decoders = [
-        {"name": preset, "summary": f"{Decoder.summary()} Preset.",
-         "parameters": [{**p, "default": values.get(p["name"], p["default"])} for p in _parameters(Decoder)]}
+        {
+            "name": preset,
+            "summary": f"{Decoder.summary()} Preset.",
+            "parameters": [
+                {**p, "default": values.get(p["name"], p["default"])} for p in _parameters(Decoder)
+            ],
+        }
         for preset, values in Decoder.presets.items()
-    ]  # fmt: skip
+    ]
     protocols = [{"name": n, "summary": (f.__doc__ or "").splitlines()[0]} for n, f in PROTOCOLS.items()]
     metrics = [
         {"name": m.name, "summary": m.label, "source": m.source, "direction": m.direction, "legend": m.legend}
@@ -88,7 +94,13 @@ def _type_name(hint: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return None if value is dataclasses.MISSING else value if isinstance(value, (int, float, str, bool)) else str(value)
+    return (
+        None
+        if value is dataclasses.MISSING
+        else value
+        if isinstance(value, (int, float, str, bool))
+        else str(value)
+    )
 
 
 def _print_entry(console: Console, entry: dict[str, Any], *, detailed: bool) -> None:
@@ -101,7 +113,7 @@ def _print_entry(console: Console, entry: dict[str, Any], *, detailed: bool) -> 
     if "legend" in entry:
         console.print(f"      [dim]{escape(entry['legend'])}[/dim]")
     if "paper" in entry:
-        console.print(f"      [dim]{entry['paper']}[/dim]")
+        console.print(f"      [dim]{escape(entry['paper'])}[/dim]")
     for p in entry.get("parameters", []):
         default = "required" if p["default"] is None else p["default"]
         console.print(f"      {p['name']:<18} {escape(str(default)):<12} [dim]{escape(p['type'])}[/dim]")
@@ -109,25 +121,16 @@ def _print_entry(console: Console, entry: dict[str, Any], *, detailed: bool) -> 
 
 def check(name: str, sets: list[str], *, as_json: bool) -> int:
     """Every conformance check of one plugin, or of all; 1 when one fails."""
-    values = {key: value for _, key, value in (parse_set(f"{name}.{text}") for text in sets)}
-    everything = {**registry.tokenizers(), **registry.resolvers(), **registry.datasets()}
-    if name == "all":
-        chosen = {n: c for n, c in everything.items() if n != "folder"}  # a folder needs a path to be checked
-    elif name.partition(":")[0] in everything:
-        chosen = {name: everything[name.partition(":")[0]]}
-    else:
-        registry_names = [*everything, "all"]
-        for broken in registry.scan().broken:
-            if broken.name in (name, name.replace("-", "_")):
-                raise UsageError(f"{name!r} from {broken.origin} cannot be used: {broken.reason}")
-        raise unknown("plugin", name, registry_names)
+    values = dict(_own_value(name, text) for text in sets)
+    chosen = {label: _subject(label, values) for label in (_checkable() if name == "all" else [name])}
     console = Console(highlight=False, soft_wrap=True, quiet=as_json)
     report = []
-    for label, cls in chosen.items():
-        plugin = _configured(label, cls, values)
-        console.print(f"[bold]{label}[/bold]")
-        for result in testing.run_checks(plugin):
-            report.append({"plugin": label, "check": result.name, "passed": result.passed, "message": result.message})
+    for label, (plugin, params) in chosen.items():
+        console.print(f"[bold]{escape(label)}[/bold]")
+        for result in testing.run_checks(plugin, **params):
+            report.append(
+                {"plugin": label, "check": result.name, "passed": result.passed, "message": result.message}
+            )
             mark = "[green]✓[/green]" if result.passed else "[red]✗[/red]"
             console.print(f"  {mark} {result.name}")
             if not result.passed:
@@ -140,11 +143,37 @@ def check(name: str, sets: list[str], *, as_json: bool) -> int:
     return 1 if failed else 0
 
 
-def _configured(label: str, cls: type[Plugin], values: dict[str, Any]) -> Plugin:
-    """A plugin as it is checked: a tokenizer with its quick parameters, a dataset with its variant."""
-    if cls.kind == "dataset":
-        return registry.make_dataset(label, values)
-    return configure(cls, {**getattr(cls, "quick", {}), **values})
+def _own_value(name: str, text: str) -> tuple[str, Any]:
+    """`levels=2`, or `rq-kmeans.levels=2` as `sidbench run` has it."""
+    before = text.partition("=")[0]
+    target, key, value = parse_set(text if "." in before else f"{name}.{text}")
+    if target not in (name, name.partition(":")[0]):
+        raise UsageError(f"--set {text}: {target!r} is not what is checked here ({name})")
+    return key, value
+
+
+def _checkable() -> list[str]:
+    """Every plugin that has checks and needs no path."""
+    return [*registry.tokenizers(), *registry.resolvers(), *(n for n in registry.datasets() if n != "folder")]
+
+
+def _subject(label: str, values: dict[str, Any]) -> tuple[type[Plugin] | Plugin, dict[str, Any]]:
+    """What the kit is given: a tokenizer's class and parameters, or an instance of anything else."""
+    tokenizers, resolvers = registry.tokenizers(), registry.resolvers()
+    if label in tokenizers:
+        cls = tokenizers[label]
+        configure(cls, {**cls.quick, **values})  # a wrong name or value is one message, not one a check
+        return cls, values
+    if label in resolvers:
+        return configure(resolvers[label], values), {}
+    if label in registry.references():
+        raise UsageError(f"{label!r} is a reference; there are checks for tokenizers, resolvers and datasets")
+    if label.partition(":")[0] in registry.datasets() or find_folder(label):
+        return registry.make_dataset(label, values), {}
+    for broken in registry.scan().broken:
+        if broken.name in (label, label.replace("-", "_")):
+            raise UsageError(f"{label!r} from {broken.origin} cannot be used: {broken.reason}")
+    raise unknown("plugin", label, [*_checkable(), "all"])
 
 
 def new(kind: str, name: str, folder: Path | None) -> int:
@@ -152,7 +181,9 @@ def new(kind: str, name: str, folder: Path | None) -> int:
     if kind not in TEMPLATES:
         raise unknown("kind", kind, TEMPLATES)
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
-        raise UsageError(f"{name!r} is no plugin name; expected small letters, digits and dashes, such as my-method")
+        raise UsageError(
+            f"{name!r} is no plugin name; expected small letters, digits and dashes, such as my-method"
+        )
     if name in registry.plugins(kind):
         raise UsageError(f"there is a {kind} {name!r} already; choose another name")
     own = Path(__file__).resolve().parent.parent.parent
@@ -164,12 +195,16 @@ def new(kind: str, name: str, folder: Path | None) -> int:
     example = TEMPLATES[kind]
     text = (files("sidbench.templates") / f"{kind}.py").read_text()
     class_name = "".join(part.capitalize() for part in name.split("-"))
-    text = text.replace(example, name).replace("".join(p.capitalize() for p in example.split("-")), class_name)
+    text = text.replace(example, name).replace(
+        "".join(p.capitalize() for p in example.split("-")), class_name
+    )
     try:
         target.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     except OSError as e:
-        raise UsageError(f"{path} cannot be written ({e.strerror}); name another folder with --folder") from None
+        raise UsageError(
+            f"{path} cannot be written ({e.strerror}); name another folder with --folder"
+        ) from None
     _write(f"wrote {path}")
     if not checkout or folder is not None:
         _write(f"export SIDBENCH_PLUGIN_PATH={target.absolute()}")

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
 from rich.tree import Tree
 
 from sidbench import registry
 from sidbench.bench import code_of
 from sidbench.decoder import Decoder
 from sidbench.errors import DataError, SidbenchError, UsageError
-from sidbench.record import RunRecord, Store
+from sidbench.record import RunRecord, Store, atomically
 from sidbench.report import check as compare
 from sidbench.report import leaderboard as render
 from sidbench.sids import SIDs
@@ -33,10 +35,9 @@ def readable(store: Store) -> list[RunRecord]:
 
 def write_board(store: Store) -> Path:
     """LEADERBOARD.md from all records of a results folder."""
+    text = render(readable(store))
     try:
-        part = store.board.with_suffix(".tmp")
-        part.write_text(render(readable(store)))
-        part.replace(store.board)
+        atomically(store.board, lambda f: f.write(text.encode()))
     except OSError as e:
         raise SidbenchError(
             f"the board {store.board} cannot be written ({e.strerror}); the records stand. "
@@ -54,13 +55,18 @@ def leaderboard(root: Path, *, check: bool, as_json: bool) -> int:
     records = readable(store)
     if not check:
         path = write_board(store)
-        _say({"board": str(path), "records": len(records), "unreadable": len(broken)} if as_json
-             else f"{path}: {len(records)} records")  # fmt: skip
+        _say(
+            {"board": str(path), "records": len(records), "unreadable": len(broken)}
+            if as_json
+            else f"{path}: {len(records)} records"
+        )
         return 1 if broken else 0
     try:
         text = store.board.read_text()
     except OSError as e:
-        raise SidbenchError(f"there is no board {store.board} ({e.strerror}); `sidbench leaderboard` writes it") from None
+        raise SidbenchError(
+            f"there is no board {store.board} ({e.strerror}); `sidbench leaderboard` writes it"
+        ) from None
     differences = compare(text, records) + [str(e) for e in broken]
     if as_json:
         _say({"current": not differences, "differences": differences})
@@ -74,38 +80,49 @@ def leaderboard(root: Path, *, check: bool, as_json: bool) -> int:
 def clean(root: Path, *, yes: bool, as_json: bool) -> int:
     """List what is stale, with the reason; remove it when told to."""
     store = _store(root)
-    found = list(_stale(store))
+    found, unknown = _stale(store)
     if yes:
         for path, _ in found:
             _remove(path)
         write_board(store)
     if as_json:
-        _say({"removed": yes, "stale": [{"path": str(p), "reason": why} for p, why in found]})
+        stale = [{"path": str(p), "reason": why} for p, why in found]
+        _say({"removed": yes, "stale": stale, "unknown": [str(p) for p in unknown]})
         return 0
     for path, why in found:
         _say(f"{path}: {why}")
+    for path in unknown:
+        _say(f"{path}: kept, since its method or resolver is not found here (SIDBENCH_PLUGIN_PATH?)")
     done = "removed" if yes else "stale; --yes removes them" if found else "stale"
     _say(f"{len(found)} {done}")
     return 0
 
 
-def _stale(store: Store) -> list[tuple[Path, str]]:
+def _stale(store: Store) -> tuple[list[tuple[Path, str]], list[Path]]:
+    """What is stale and why, and the records that cannot be judged: whose plugin is not found today."""
     found: list[tuple[Path, str]] = []
+    unknown: list[Path] = []
     kept: set[Path] = set()
     for path, record in store.all():
         if isinstance(record, DataError):
             found.append((path, "cannot be read"))
         elif record.status != "ok":
             found.append((path, "failed"))
-        elif record.code != _code_today(record):
+        elif record.code != (today := _code_today(record)) and today:
             found.append((path, "made by older code"))
         else:
             kept |= {path.with_suffix(".npz"), store.artifact(record.key)}
-    found += [(p, "its record is gone or stale") for p in (store.root / "records").glob("*/*/*.npz")
-              if p not in kept]  # fmt: skip
-    found += [(p, "its record is gone or stale") for p in (store.root / "artifacts").glob("*/*/*") if p not in kept]
+            unknown += [] if today else [path]
+    found += [
+        (p, "its record is gone or stale")
+        for p in (store.root / "records").glob("*/*/*.npz")
+        if p not in kept
+    ]
+    found += [
+        (p, "its record is gone or stale") for p in (store.root / "artifacts").glob("*/*/*") if p not in kept
+    ]
     found += [(p, "left over from a run that was killed") for p in store.root.glob("records/*/*/.*")]
-    return sorted(found)
+    return sorted(found), unknown
 
 
 def _code_today(record: RunRecord) -> str:
@@ -147,23 +164,39 @@ def _show_run(record: RunRecord, sids: SIDs, titles: Any, folder: Path, as_json:
     sizes = np.bincount(group)
     largest = np.argsort(-sizes, kind="stable")[:3]
     if as_json:
-        _say({"record": asdict(record), "artifact": str(folder), "items": len(sids), "sizes": list(sids.sizes),
-              "sids": len(sizes), "largest_group": int(sizes.max())})  # fmt: skip
+        _say(
+            {
+                "record": asdict(record),
+                "artifact": str(folder),
+                "items": len(sids),
+                "sizes": list(sids.sizes),
+                "sids": len(sizes),
+                "largest_group": int(sizes.max()),
+            }
+        )
         return 0
     console = Console(highlight=False)
-    console.print(f"[bold]{record.label}[/bold] {record.id}  {record.key['dataset']['name']}, seed {record.key['seed']}")
+    console.print(
+        f"[bold]{escape(record.label)}[/bold] {record.id}  "
+        f"{escape(record.key['dataset']['name'])}, seed {record.key['seed']}"
+    )
     console.print(
         f"{len(sids):,} items, {len(sizes):,} distinct codes of {own} levels "
-        f"({' x '.join(map(str, sids.sizes[:own]))}); resolver {sids.resolver}: sizes {' x '.join(map(str, sids.sizes))}"
+        f"({' x '.join(map(str, sids.sizes[:own]))}); "
+        f"resolver {sids.resolver}: sizes {' x '.join(map(str, sids.sizes))}"
     )
     for k, v in sorted(record.metrics.items()):
         console.print(f"  {k:<28} {v:.6g}")
     console.print("Most shared codes:")
     for g in largest[sizes[largest] > 1]:
-        tree = Tree(f"[cyan]{_spell(sids.codes[np.flatnonzero(group == g)[0], :own])}[/cyan]  {sizes[g]} items")
+        tree = Tree(
+            f"[cyan]{_spell(sids.codes[np.flatnonzero(group == g)[0], :own])}[/cyan]  {sizes[g]} items"
+        )
         _hang(tree, sids, titles, np.flatnonzero(group == g))
         console.print(tree)
-    console.print(f"SIDs: {folder / 'sids.parquet'}   An item: sidbench show {record.id} --item {sids.item_ids[0]}", style="dim", soft_wrap=True)
+    where = f"SIDs: {folder / 'sids.parquet'}   "
+    where += f"An item: sidbench show {record.id} --item {sids.item_ids[0]}"
+    console.print(Text(where, style="dim"), soft_wrap=True)
     return 0
 
 
@@ -181,13 +214,21 @@ def _show_item(item: str, sids: SIDs, titles: Any, as_json: bool) -> int:
         inside &= sids.codes[:, depth - 1] == sids.codes[row, depth - 1]
         by_depth.append(np.flatnonzero(inside))
     if as_json:
-        _say({"item": item, "sid": sids.codes[row].tolist(), "title": None if titles is None else str(titles[row]),
-              "shares": names[same[same != row]].tolist(),
-              "neighbours": [{"prefix": sids.codes[row, :d].tolist(), "items": len(rows)}
-                             for d, rows in enumerate(by_depth, 1)]})  # fmt: skip
+        _say(
+            {
+                "item": item,
+                "sid": sids.codes[row].tolist(),
+                "title": None if titles is None else str(titles[row]),
+                "shares": names[same[same != row]].tolist(),
+                "neighbours": [
+                    {"prefix": sids.codes[row, :d].tolist(), "items": len(rows)}
+                    for d, rows in enumerate(by_depth, 1)
+                ],
+            }
+        )
         return 0
     console = Console(highlight=False)
-    console.print(f"[bold]{item}[/bold] {'' if titles is None else titles[row]}")
+    console.print(f"[bold]{escape(item)}[/bold] {'' if titles is None else escape(titles[row])}")
     console.print(f"SID [cyan]{_spell(sids.codes[row])}[/cyan]")
     branch = tree = Tree("in the tree")
     for depth, rows in enumerate(by_depth, 1):
@@ -206,7 +247,8 @@ def _show_item(item: str, sids: SIDs, titles: Any, as_json: bool) -> int:
 def _hang(tree: Tree, sids: SIDs, titles: Any, rows: Any, rest: int = 0) -> None:
     rest = max(rest, len(rows) - SHOWN)
     for r in rows[:SHOWN]:
-        tree.add(f"{sids.item_ids[r]}  [dim]{_spell(sids.codes[r])}  {'' if titles is None else titles[r]}[/dim]")
+        title = "" if titles is None else titles[r]
+        tree.add(f"{escape(str(sids.item_ids[r]))}  [dim]{_spell(sids.codes[r])}  {escape(title)}[/dim]")
     if rest > 0:
         tree.add(f"[dim]and {rest:,} more[/dim]")
 
@@ -228,13 +270,17 @@ def _find(store: Store, run: str) -> RunRecord:
         raise UsageError(f"there is no run {run!r} in {store.root}; there are: {known or 'none'}")
     newest = max(found, key=lambda r: str(r.measured.get("finished", "")))
     if newest.error is not None:
-        raise UsageError(f"run {newest.id} ({newest.label}) failed in {newest.error['stage']}: {newest.error['message']}")
+        raise UsageError(
+            f"run {newest.id} ({newest.label}) failed in {newest.error['stage']}: {newest.error['message']}"
+        )
     return newest
 
 
 def _store(root: Path) -> Store:
     if not root.is_dir():
-        raise UsageError(f"there is no results folder {root}; `sidbench run` makes one, --results names another")
+        raise UsageError(
+            f"there is no results folder {root}; `sidbench run` makes one, --results names another"
+        )
     return Store(root)
 
 

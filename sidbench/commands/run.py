@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from sidbench.bench import Task
-from sidbench.commands.results import write_board
+from sidbench.commands.results import readable, write_board
 from sidbench.display import Display, row_name
 from sidbench.plan import Plan, estimate, machine_speed, make_plan, run_plan
 from sidbench.record import RunRecord
@@ -23,7 +26,7 @@ def run(settings: Settings, *, redo: bool, dry_run: bool, as_json: bool, command
     # With --json standard output is for the script: what a person watches goes to standard error.
     console = Console(stderr=as_json, highlight=False)
     with console.status("loading plugins and data…"):
-        plan = make_plan(settings, redo=redo)
+        plan = make_plan(settings, redo=redo, dry=dry_run)
     _introduce(plan, settings, console)
     if dry_run:
         return _print_plan(plan, console, as_json)
@@ -34,7 +37,9 @@ def run(settings: Settings, *, redo: bool, dry_run: bool, as_json: bool, command
             if not reused:  # a run that is stopped later leaves a board of what it did
                 write_board(plan.store)
 
-        records = run_plan(plan, display.started, finished, command)
+        # A plugin that prints must not print into a script's JSON.
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            records = run_plan(plan, display.started, finished, command)
     board = write_board(plan.store)
     if as_json:
         sys.stdout.write(json.dumps([asdict(r) for r in records], indent=2) + "\n")
@@ -42,7 +47,8 @@ def run(settings: Settings, *, redo: bool, dry_run: bool, as_json: bool, command
         console.print()
         for table in tables(records, width=console.width):
             console.print(table)
-        console.print(f"Board: {board}   Records: {plan.store.root / 'records'}", style="dim", soft_wrap=True)
+        where = f"Board: {board}   Records: {plan.store.root / 'records'}"
+        console.print(Text(where, style="dim"), soft_wrap=True)
     failed = [r for r in records if r.status != "ok"]
     if failed:
         console.print(
@@ -57,25 +63,26 @@ def run(settings: Settings, *, redo: bool, dry_run: bool, as_json: bool, command
 def _introduce(plan: Plan, settings: Settings, console: Console) -> None:
     corpus, bench = plan.bench.corpus, plan.bench
     console.print(
-        f"[bold]{corpus.name}[/bold]: {len(corpus):,} items of {corpus.embeddings.shape[1]} dimensions, "
-        f"{len(corpus.sequences):,} users, {len(corpus.sequences.items):,} interactions; "
+        f"[bold]{escape(corpus.name)}[/bold]: {len(corpus):,} items of {corpus.embeddings.shape[1]} "
+        f"dimensions, {len(corpus.sequences):,} users, {len(corpus.sequences.items):,} interactions; "
         f"{bench.split.protocol}, {len(bench.split.test):,} test users, seen items "
-        f"{'kept' if bench.seen == 'keep' else 'left out'}; {bench.device}, {bench.threads} threads"
+        f"{'kept' if bench.seen == 'keep' else 'left out'}; {bench.device}, {bench.threads} threads",
+        soft_wrap=True,
     )
     decoder = next((t.decoder for t in plan.tasks if t.decoder is not None), None)
     if decoder is not None:
         hidden = ("seed", "device")
         said = ", ".join(f"{k} {v}" for k, v in decoder.params().items() if k not in hidden)
-        console.print(f"decoder {settings.decoder}: {said}", style="dim")
-    for note in (*corpus.notes, *bench.split.notes):
-        console.print(f"note: {note}", style="yellow")
+        console.print(f"decoder {settings.decoder}: {said}", style="dim", soft_wrap=True)
+    for note in (*corpus.notes, *bench.split.notes, *plan.notes):
+        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
 
 
 def _print_plan(plan: Plan, console: Console, as_json: bool) -> int:
-    speed = machine_speed()
+    speed, earlier = machine_speed(), readable(plan.store)
     rows = []
     for i, task in enumerate(plan.tasks):
-        guess = estimate(task, plan, speed)
+        guess = estimate(task, plan, earlier, speed)
         rows.append({"row": row_name(task), "done": i in plan.done, **asdict(guess)})
     todo = [r for r in rows if not r["done"]]
     total = {
@@ -93,10 +100,12 @@ def _print_plan(plan: Plan, console: Console, as_json: bool) -> int:
         table.add_column(name, justify="left" if name in ("Row", "From") else "right")
     for r in rows:
         if r["done"]:
-            table.add_row(r["row"], "–", "–", "–", "done already", style="dim")
+            table.add_row(escape(r["row"]), "–", "–", "–", "done already", style="dim")
         else:
             origin = "an earlier run" if r["known"] else "arithmetic"
-            table.add_row(r["row"], _time(r["seconds"]), _size(r["memory_mb"]), _size(r["disk_mb"]), origin)
+            table.add_row(
+                escape(r["row"]), _time(r["seconds"]), _size(r["memory_mb"]), _size(r["disk_mb"]), origin
+            )
     console.print(table)
     console.print(
         f"{len(todo)} of {len(rows)} rows to run: about {_time(total['seconds'])}, "
