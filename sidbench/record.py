@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,9 +137,10 @@ class Store:
         """The vectors beside a record: rank of the target per user, learning curves."""
         path = self.path(record.key).with_suffix(".npz")
         try:
-            with np.load(path, allow_pickle=False) as z:
+            # A file of our own, since np.load leaves the one it opens open when it is torn.
+            with path.open("rb") as f, np.load(f, allow_pickle=False) as z:
                 return {k: z[k] for k in z.files}
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, EOFError, BadZipFile) as e:
             raise DataError(f"{path} cannot be read ({e}); run the method again") from None
 
 

@@ -109,7 +109,10 @@ def _modules(package: ModuleType, registry: Registry) -> Iterator[tuple[str, str
     """Modules of a search path in name order; a file hidden by an earlier folder's is reported."""
     seen: dict[str, str] = {}
     # A folder named twice (SIDBENCH_PLUGIN_PATH=plugins in a checkout) is one folder.
-    for folder in {Path(p).resolve(): p for p in reversed(package.__path__)}.values():
+    folders: dict[Path, str] = {}
+    for p in package.__path__:
+        folders.setdefault(Path(p).resolve(), p)
+    for folder in folders.values():
         if not Path(folder).is_dir():
             registry.broken.append(Broken(folder, "SIDBENCH_PLUGIN_PATH", "there is no such folder"))
             continue
