@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import sys
 import threading
@@ -96,7 +95,6 @@ class _Watch:
 
 def give_back() -> None:
     """Return freed memory to the system: a block that reuses it would seem to need none."""
-    gc.collect()
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library than glibc has no such call
             ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Imports point one way: what lies below knows nothing of what lies above, and plugins nothing of each other."""
+"""Imports point one way: what lies below knows nothing of what lies above, plugins nothing of each other."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,8 +160,8 @@ def test_a_containers_quota_counts(
     quota = tmp_path / "cpu.max"
     quota.write_text(text)
     monkeypatch.setattr(provenance, "CPU_QUOTA", quota)
-    monkeypatch.setattr(provenance.sys, "platform", "other")
-    monkeypatch.setattr(provenance.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(sys, "platform", "other")
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert provenance.available_cores() == cores
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,12 @@ def test_names_become_folders_of_their_own(store: Store) -> None:
 
 def test_a_failed_run_leaves_no_vectors_of_a_better_one(store: Store) -> None:
     path = store.save(made(), VECTORS)
-    store.save(RunRecord(run_id(KEY), "failed", KEY, "c", error={"type": "E", "stage": "fit", "message": "m"}), {})
+    error = {"type": "E", "stage": "fit", "message": "m"}
+    store.save(RunRecord(run_id(KEY), "failed", KEY, "c", error=error), {})
     assert not path.with_suffix(".npz").exists()
 
 
-@pytest.mark.parametrize("fails", ["write", "replace"])
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
 def test_what_stops_in_the_middle_leaves_the_old_record_whole(
     store: Store, monkeypatch: pytest.MonkeyPatch, fails: str, error: BaseException
@@ -99,7 +101,8 @@ def test_what_stops_in_the_middle_leaves_the_old_record_whole(
     def stop(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(*((records.os, "fsync") if fails == "write" else (Path, "replace")), stop)
+    owner: Any = os if fails == "fsync" else Path
+    monkeypatch.setattr(owner, fails, stop)
     expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else SidbenchError
     with pytest.raises(expected) as said:
         store.save(made(facts={"new": True}), VECTORS)
@@ -112,7 +115,7 @@ def test_what_stops_in_the_middle_leaves_the_old_record_whole(
 def test_a_folder_that_takes_no_files_is_told_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(SidbenchError, match="results cannot be written to .*--results"):
+        with pytest.raises(SidbenchError, match=r"results cannot be written to .*--results"):
             Store(root).check_writable()
 
 
@@ -128,9 +131,18 @@ def without_label(text: str) -> str:
 
 @pytest.mark.parametrize(
     "harm",
-    [cut, lambda _: "", lambda _: "[]", lambda _: "{}", lambda _: '{"schema": 1}', lambda _: "null", without_label,
-     lambda t: t.replace('"schema": 1', '"schema": "1"'), lambda t: t.replace('"status"', '"state"')],
-)  # fmt: skip
+    [
+        cut,
+        lambda _: "",
+        lambda _: "[]",
+        lambda _: "{}",
+        lambda _: '{"schema": 1}',
+        lambda _: "null",
+        without_label,
+        lambda t: t.replace('"schema": 1', '"schema": "1"'),
+        lambda t: t.replace('"status"', '"state"'),
+    ],
+)
 def test_a_torn_record_is_listed_and_redone(store: Store, harm: Callable[[str], str]) -> None:
     path = store.save(made(), VECTORS)
     path.write_text(harm(path.read_text()))

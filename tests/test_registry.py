@@ -101,11 +101,18 @@ def test_a_file_that_does_not_import_is_listed(plugin_folder: PluginFolder, text
         (good().replace('name = "mine"', ""), "Mine", "it has no name"),
         (good().replace("def encode", "def code"), "mine", "Mine does not write encode"),
         (good("random"), "random", "the name is taken by sidbench"),
-        (good().replace('name = "mine"', 'name = "mine"\n        depth: "Nothing" = 1'), "mine",
-         "the types of its parameters cannot be read: NameError"),
-        (good().replace('name = "mine"', 'name = "mine"\n        sizes: list = []'), "mine", "mutable default"),
+        (
+            good().replace('name = "mine"', 'name = "mine"\n        depth: "Nothing" = 1'),
+            "mine",
+            "the types of its parameters cannot be read: NameError",
+        ),
+        (
+            good().replace('name = "mine"', 'name = "mine"\n        sizes: list = []'),
+            "mine",
+            "mutable default",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_class_that_cannot_be_used_is_listed(
     plugin_folder: PluginFolder, text: str, name: str, said: str
 ) -> None:

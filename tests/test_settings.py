@@ -68,7 +68,7 @@ def test_set_reads_values_as_toml_else_as_text(text: str, parsed: tuple[str, str
 
 @pytest.mark.parametrize("text", ["iters=5", "rq-kmeans.iters", ".iters=5", "rq-kmeans.=5", "", "="])
 def test_set_without_its_parts_shows_an_example(text: str) -> None:
-    with pytest.raises(UsageError, match="expected NAME.PARAMETER=VALUE, such as rq-kmeans.iters=50"):
+    with pytest.raises(UsageError, match=r"expected NAME\.PARAMETER=VALUE, such as rq-kmeans\.iters=50"):
         parse_set(text)
 
 

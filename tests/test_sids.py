@@ -112,7 +112,9 @@ def test_a_torn_artifact_is_one_message(tmp_path: Path, name: str, harm: str) ->
         file.unlink()
     else:
         file.write_bytes(whole[: len(whole) // 2] if harm == "cut" else b"")
-    with pytest.raises(DataError, match=f"no SIDs in .*{name} missing" if harm == "gone" else "cannot be read"):
+    with pytest.raises(
+        DataError, match=f"no SIDs in .*{name} missing" if harm == "gone" else "cannot be read"
+    ):
         SIDs.load(tmp_path)
 
 

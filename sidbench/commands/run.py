@@ -109,7 +109,8 @@ def _print_plan(plan: Plan, console: Console, as_json: bool) -> int:
     console.print(table)
     console.print(
         f"{len(todo)} of {len(rows)} rows to run: about {_time(total['seconds'])}, "
-        f"{_size(total['memory_mb'])} of memory, {_size(total['disk_mb'])} of disk. Nothing was run."
+        f"{_size(total['memory_mb'])} of memory, {_size(total['disk_mb'])} of disk. Nothing was run.",
+        soft_wrap=True,
     )
     return 0
 
