@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from sidbench.dataset import Sequences
 from sidbench.decoder import Decoder
+from sidbench.decoder import decoder as decoder_module
 from sidbench.decoder.training import negative_log_likelihood
+from sidbench.decoder.trie import Trie
 from sidbench.sids import SIDs
 
 SMALL = {
@@ -88,3 +90,119 @@ def test_a_beam_as_wide_as_the_catalogue_gives_the_exact_ranking(sids, settings)
         np.testing.assert_allclose(ranking.scores[u], expected[u][ranking.groups[u]], atol=2e-4)
         assert (np.diff(ranking.scores[u]) <= 0).all()
         np.testing.assert_allclose(ranking.scores[u], np.sort(expected[u])[::-1], atol=2e-4)
+
+
+def test_a_narrow_beam_gives_true_scores_and_never_an_invalid_or_repeated_sid() -> None:
+    made = make_sids(10, 200, (12, 12, 12), variable=True)
+    decoder = untrained(made)
+    rows = histories(1, 30, len(made))
+    users = np.zeros(len(rows), dtype=np.int64)
+    ranking = decoder.recommend(rows, 7)
+    assert ranking.groups.shape == (30, 7)
+    assert (ranking.groups >= 0).all()
+    assert (ranking.groups < len(decoder.trie_)).all()
+    expected = brute_force(decoder, rows, users)
+    for u in range(len(rows)):
+        assert len(set(ranking.groups[u])) == 7
+        np.testing.assert_allclose(ranking.scores[u], expected[u][ranking.groups[u]], atol=2e-4)
+        assert len(ranking.items(u, 7)) == 7
+
+
+def test_equal_scores_stand_in_the_order_of_their_groups() -> None:
+    decoder = untrained(make_sids(11, 50, (6, 6, 6)))
+    with torch.no_grad():
+        decoder.model_.output.zero_()
+    for beam in (3, 10, 60):
+        ranking = untrained_like(decoder, beam).recommend(Sequences.of([[1, 2], [], [3]]), beam)
+        count = min(beam, len(decoder.trie_))
+        np.testing.assert_array_equal(ranking.groups, np.tile(np.arange(count), (3, 1)))
+
+
+def untrained_like(decoder: Decoder, beam: int) -> Decoder:
+    """The same weights with another beam."""
+    other = decoder.replace(beam=beam)
+    other.trie_, other.model_, other.reader_ = decoder.trie_, decoder.model_, decoder.reader_
+    return other
+
+
+def test_company_order_and_chunks_do_not_change_a_users_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_sids(12, 100, (9, 9, 9))
+    decoder = untrained(made, tokens="codes")
+    rows = histories(2, 24, len(made))
+    together = decoder.recommend(rows, 5)
+    shuffled = np.random.default_rng(0).permutation(len(rows))
+    apart = decoder.recommend(rows.take(shuffled), 5)
+    monkeypatch.setitem(decoder_module.SEARCH_FLOATS, "cpu", 1)
+    alone = decoder.recommend(rows, 5)
+    np.testing.assert_array_equal(together.groups[shuffled], apart.groups)
+    np.testing.assert_array_equal(together.groups, alone.groups)
+    np.testing.assert_allclose(together.scores, alone.scores, rtol=1e-4)
+
+
+def test_only_the_newest_items_are_read() -> None:
+    decoder = untrained(make_sids(13, 100, (9, 9)))
+    full, cut = (decoder.recommend(Sequences.of([row]), 5) for row in ([7, 8, 1, 2, 3, 4], [1, 2, 3, 4]))
+    np.testing.assert_array_equal(full.groups, cut.groups)
+    np.testing.assert_array_equal(full.scores, cut.scores)
+
+
+def test_no_histories_give_an_empty_ranking() -> None:
+    ranking = untrained(make_sids(13, 100, (9, 9))).recommend(Sequences.of([]), 5)
+    assert ranking.groups.shape == (0, 5)
+
+
+def test_the_cache_changes_nothing() -> None:
+    decoder = untrained(make_sids(14, 50, (7, 7, 7)))
+    model = decoder.model_
+    rows = histories(3, 6, 50)
+    end = torch.from_numpy(rows.offsets[1:])
+    inputs = decoder.reader_.read(
+        torch.from_numpy(rows.items).long(), torch.from_numpy(rows.offsets[:-1]), end, torch.zeros(6).long()
+    )
+    memory = model.encode(inputs.tokens, inputs.users, None, inputs.bias)
+    codes = torch.randint(7, (6, 3), generator=torch.Generator().manual_seed(0))
+    whole = model.targets(codes, memory, inputs.bias, None)
+    keys, past = model.remember(memory), None
+    for level in range(3):
+        before = codes[:, level - 1 : level] if level else None
+        hidden, past = model.step(level, before, past, keys, inputs.bias, (6, 1))
+        torch.testing.assert_close(hidden[:, 0], whole[:, level], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("variable", [False, True])
+def test_dense_and_sparse_tables_say_the_same(variable: bool) -> None:
+    made = make_sids(15, 300, (4, 9, 30, 5), variable=variable)
+    dense, sparse = Trie(made), Trie(made, dense_limit=0)
+    assert any(t is not None for t in dense.dense)
+    assert all(t is None for t in sparse.dense)
+    for level, size in enumerate(dense.sizes):
+        nodes = torch.arange(dense.nodes(level - 1) if level else 1)
+        scores = torch.arange(len(nodes) * size, dtype=torch.float32).view(len(nodes), size)
+        found = []
+        for trie in (dense, sparse):
+            child, score = trie.children(level, nodes, scores)
+            real = score > -torch.inf
+            found.append((child[real].long(), score[real]))
+        torch.testing.assert_close(found[0], found[1])
+        assert found[0][0].tolist() == list(range(dense.nodes(level)))
+
+
+def test_leaves_are_groups_and_members_are_their_items() -> None:
+    made = make_sids(16, 80, (3, 3, 3), variable=True)
+    trie = Trie(made)
+    groups, group_of = made.groups()
+    assert len(trie) == len(groups) == trie.nodes(trie.levels - 1)
+    for g in range(len(groups)):
+        members = trie.members[trie.offsets[g] : trie.offsets[g + 1]]
+        assert (group_of[members] == g).all()
+        assert (made.codes[members] == groups[g]).all()
+
+
+def test_wide_levels_and_many_sids_stay_within_memory() -> None:
+    rng = np.random.default_rng(0)
+    sizes = (65_536, 65_536)
+    made = SIDs(rng.integers(0, 65_536, (200_000, 2)).astype(np.int32), sizes, np.arange(200_000))
+    decoder = untrained(made, width=4, heads=1, head_width=4, feed_forward=4, decoder_layers=1, beam=5)
+    ranking = decoder.recommend(Sequences.of([[1], [2, 3]]), 5)
+    assert (ranking.groups >= 0).all()
+    assert all(t is None or t.numel() <= 1 << 24 for t in decoder.trie_.dense)

@@ -48,7 +48,7 @@ def cross_attention(
 
 
 class _SelfAttention(torch.autograd.Function):
-    """Written out: on a processor, at these lengths, two products beat the fused kernel, and more so backward.
+    """Written out: on a processor, at these lengths, two products beat the fused kernel, backward most.
 
     The gradients of queries, keys and values land in one tensor, which plain operations would concatenate.
     """

@@ -41,52 +41,52 @@ class Decoder(Plugin):
     kind = "decoder"
     name = "tiger"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        # A few thousand users on two cores, in about ten seconds.
+        # The defaults: a few thousand users on two cores, in about ten seconds.
         "quick": {},
         # Ten thousand items: minutes on a GPU.
         "standard": {
             "width": 128, "encoder_layers": 2, "decoder_layers": 2, "heads": 4, "head_width": 32,
             "feed_forward": 512, "dropout": 0.1, "history": 20, "tokens": "codes", "batch": 256,
             "learning_rate": 1e-3, "warmup": 500, "steps": 20_000, "eval_every": 500, "patience": 8,
-            "valid_users": 2_000, "beam": 50,
+            "valid_users": 2_000, "beam": 50, "precision": "auto",
         },
         # The sizes of Rajput et al. 2023.
         "paper": {
             "width": 128, "encoder_layers": 4, "decoder_layers": 4, "heads": 6, "head_width": 64,
             "feed_forward": 1024, "dropout": 0.1, "history": 20, "user_tokens": 2_000, "tokens": "codes",
             "batch": 256, "learning_rate": 1e-3, "warmup": 2_000, "steps": 200_000, "eval_every": 2_000,
-            "patience": 10, "valid_users": 5_000, "beam": 50,
+            "patience": 10, "valid_users": 5_000, "beam": 50, "precision": "auto",
         },
     }  # fmt: skip
 
     width: Count = 64
-    encoder_layers: Count = 2
-    decoder_layers: Count = 2
+    encoder_layers: Count = 1
+    decoder_layers: Count = 1
     heads: Count = 4
     head_width: Count = 16
-    feed_forward: Count = 256
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    feed_forward: Count = 128
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     #: Items of a history that are read, the newest ones.
-    history: Count = 10
+    history: Count = 8
     #: Buckets of hashed users, each with a token of its own; 0 = no user token.
     user_tokens: Annotated[int, Field(ge=0, lt=2**30)] = 0
     #: What the encoder reads: one token a code, as TIGER does, or one an item, the sum of its codes'.
     tokens: Literal["codes", "items"] = "items"
     batch: Count = 256
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-2
     #: Steps of linear warm-up; the rate then falls to zero at the last step.
     warmup: Count = 50
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     #: The gradient's norm is cut to this.
     clip: Annotated[float, Field(gt=0)] = 1.0
-    steps: Count = 500
+    steps: Count = 400
     eval_every: Count = 100
     #: Validations in a row without a better one before training stops.
     patience: Count = 5
     #: How many validation users select; the same ones every time.
     valid_users: Count = 500
     beam: Count = 20
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: str = "auto"
 
@@ -111,7 +111,7 @@ class Decoder(Plugin):
         weights = Weights(self.model_, self._dtype, self.weight_decay, self.clip)
         reader = Reader(self.trie_, self.model_.shape, self._dtype)
         noise = Noise(self.dropout, self.seed, self._device, self._dtype) if self.dropout else None
-        valid = _some(split.valid, self.valid_users)
+        valid = some(split.valid, self.valid_users)
         curve: dict[str, list[float]] = {
             key: [] for key in ("step", "loss", "valid_step", "valid_loss", "valid_ndcg@10")
         }
@@ -304,7 +304,7 @@ def expected_ndcg(
     return out
 
 
-def _some(valid: Targets, count: int) -> Targets:
+def some(valid: Targets, count: int) -> Targets:
     """The users that select: drawn with a seed of their own, so that every method and seed has the same."""
     if len(valid) <= count:
         return valid

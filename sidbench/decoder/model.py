@@ -180,11 +180,11 @@ class Transformer(nn.Module):
         self,
         level: int,
         codes: Tensor | None,
-        past: list[KeyValue | None],
+        past: list[KeyValue] | None,
         memory: list[KeyValue],
         bias: Tensor | None,
         shape: tuple[int, int],
-    ) -> tuple[Tensor, list[KeyValue | None]]:
+    ) -> tuple[Tensor, list[KeyValue]]:
         """One level for all beams: codes (users, beams) of the level before, None at the start."""
         users, beams = shape
         if codes is None:
@@ -192,10 +192,10 @@ class Transformer(nn.Module):
         else:
             x = F.embedding(codes.reshape(-1, 1) + self.starts[level - 1], self.table)
         x = x + self.level[level]
-        now: list[KeyValue | None] = []
-        for layer, keys, before in zip(self.decoder, memory, past, strict=True):
+        now: list[KeyValue] = []
+        for i, (layer, keys) in enumerate(zip(self.decoder, memory, strict=True)):
             assert isinstance(layer, Layer)
-            x, own = layer.search_self(x, before)
+            x, own = layer.search_self(x, None if past is None else past[i])
             now.append(own)
             x = layer.search_cross(x.view(users, beams, -1), keys, bias)
             x = layer.feed(x, None).view(users * beams, 1, -1)

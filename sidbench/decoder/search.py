@@ -20,7 +20,7 @@ def beam_search(
     """
     users = len(memory)
     keys = model.remember(memory)
-    past: list[KeyValue | None] = [None] * len(keys)
+    past: list[KeyValue] | None = None
     nodes = torch.zeros(users, 1, dtype=torch.long, device=memory.device)
     scores = torch.zeros(users, 1, dtype=torch.float32, device=memory.device)
     codes: Tensor | None = None
@@ -56,10 +56,8 @@ def _best(scores: Tensor, count: int, *, in_order: bool) -> Tensor:
     return chosen.sort().values if in_order else chosen
 
 
-def _follow(pair: KeyValue | None, parents: Tensor, users: int) -> KeyValue | None:
+def _follow(pair: KeyValue, parents: Tensor, users: int) -> KeyValue:
     """The cached keys and values of each new beam: those of its parent."""
-    if pair is None:
-        return None
     before = pair[0].shape[0] // users
     rows = (torch.arange(users, device=parents.device).unsqueeze(1) * before + parents).flatten()
     return pair[0].index_select(0, rows), pair[1].index_select(0, rows)

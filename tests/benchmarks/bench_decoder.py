@@ -13,11 +13,13 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from sidbench.dataset import Sequences
 from sidbench.decoder import Decoder
@@ -46,7 +48,7 @@ def world(seed: int = 0) -> SIDs:
     return SIDs(codes, (SIZE,) * LEVELS, np.arange(ITEMS))
 
 
-def walks(seed: int, users: int, lengths: np.ndarray[Any, np.dtype[np.int64]]) -> Sequences:
+def walks(seed: int, users: int, lengths: NDArray[np.int64]) -> Sequences:
     """Users who mostly go on to one of two fixed successors of the last item: something to learn, fast."""
     successors = np.random.default_rng(1).integers(0, 400, (ITEMS, 2))
     rng = np.random.default_rng(seed)
@@ -174,12 +176,14 @@ class Theirs:
         return self.allowed[tuple(tokens[1:].tolist())]
 
 
-def lengths(kind: str, users: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def lengths(kind: str, users: int, seed: int) -> NDArray[np.int64]:
     """`full`: every history has 20 items. `mixed`: as in review data, 3 to 60, most of them short."""
     if kind == "full":
         return np.full(users, HISTORY + 1)
     rng = np.random.default_rng(seed)
-    return np.minimum(3 + rng.geometric(0.2, users) * rng.integers(1, 3, users), 60)
+    drawn = 3 + rng.geometric(0.2, users) * rng.integers(1, 3, users)
+    out: NDArray[np.int64] = np.minimum(drawn, 60)
+    return out
 
 
 def make_windows(kind: str, users: int, seed: int) -> Windows:
@@ -239,7 +243,7 @@ def bench_loss(steps: int, seeds: int = 1) -> float:
     held = torch.arange(min(len(valid), 2_048))
     losses: dict[str, list[float]] = {Ours.name: [], Theirs.name: []}
     for seed in range(seeds):
-        sides = [Ours(sids, "bf16", seed), Theirs(sids, "bf16", seed)]
+        sides: list[Ours | Theirs] = [Ours(sids, "bf16", seed), Theirs(sids, "bf16", seed)]
         for step in range(steps):
             batch, rate = train.next(BATCH), RATE * min(1, (step + 1) / WARMUP)
             for side in sides:
@@ -262,11 +266,9 @@ def bench_search(rounds: int) -> float:
     """Users/s, histories in, ranking out; untrained weights, which search as trained ones do."""
     sids = world()
     histories = walks(5, 64, lengths("full", 64, 5))
-    ours = Ours(sids, "bf16")
-    works: dict[str, Callable[[], Any]] = {f"{Ours.name} fp32": lambda: ours.search(histories)}
+    works: dict[str, Callable[[], Any]] = {f"{Ours.name} fp32": partial(Ours(sids, "fp32").search, histories)}
     for precision in ("fp32", "bf16"):
-        theirs = Theirs(sids, precision)
-        works[f"{Theirs.name} {precision}"] = lambda t=theirs: t.search(histories)
+        works[f"{Theirs.name} {precision}"] = partial(Theirs(sids, precision).search, histories)
     seconds = alternate(works, rounds)
     table(f"constrained search, beam 20, {ITEMS:,} items, histories of {HISTORY}", "users/s", seconds, 64)
     ratio = best(seconds, Theirs.name) / best(seconds, Ours.name)

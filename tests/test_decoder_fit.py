@@ -1,0 +1,190 @@
+"""The decoder learns, selects on validation, never reads the test part, and repeats itself to the bit."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sidbench import progress
+from sidbench.dataset import Corpus, Sequences
+from sidbench.decoder import Decoder
+from sidbench.decoder.decoder import expected_ndcg, some
+from sidbench.errors import DataError, SidbenchError, UsageError
+from sidbench.protocol import Split, Targets, leave_one_out
+from sidbench.sids import SIDs
+
+ITEMS = 40
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Models this small lose more by waiting for a second thread than they gain by it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def world(*, users: int = 300, variable: bool = False) -> tuple[SIDs, Split]:
+    """What follows an item is fixed: item i is followed by 7 i + 3."""
+    rng = np.random.default_rng(0)
+    rows = [[int(rng.integers(ITEMS))] for _ in range(users)]
+    for row in rows:
+        for _ in range(int(rng.integers(2, 7))):
+            row.append((7 * row[-1] + 3) % ITEMS)
+    x = rng.random((ITEMS, 2), dtype=np.float32)
+    corpus = Corpus("chain", x, np.arange(ITEMS), Sequences.of(rows), np.arange(users))
+    codes = np.stack([np.arange(ITEMS) // 8, np.arange(ITEMS) % 8], axis=1).astype(np.int32)
+    if variable:
+        codes = np.concatenate([codes, np.full((ITEMS, 1), -1, np.int32)], axis=1)
+        codes[::3, 2] = 1
+        codes[0] = (7, -1, -1)
+    sizes = (8, 8, 2)[: codes.shape[1]]
+    return SIDs(codes, sizes, np.arange(ITEMS)), leave_one_out(corpus)
+
+
+def small(**changes: Any) -> Decoder:
+    settings = {
+        "width": 32, "heads": 2, "head_width": 16, "feed_forward": 64, "history": 4, "batch": 64,
+        "steps": 120, "warmup": 10, "eval_every": 40, "valid_users": 100, "beam": 10, "device": "cpu",
+    }  # fmt: skip
+    return Decoder(**{**settings, **changes})
+
+
+def hits(decoder: Decoder, targets: Targets, k: int = 1) -> float:
+    ranking = decoder.recommend(targets.histories, k, targets.users)
+    return float(np.mean([item in ranking.items(u, k) for u, item in enumerate(targets.items)]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "variable"),
+    [
+        ({}, False),
+        ({"tokens": "codes", "user_tokens": 5, "steps": 160}, False),
+        ({"precision": "bf16", "dropout": 0.02}, True),
+    ],
+    ids=["items", "codes and users", "bf16, dropout, variable length"],
+)
+def test_a_rule_is_learned(settings: dict[str, Any], variable: bool) -> None:
+    sids, split = world(variable=variable)
+    decoder = small(**settings).fit(sids, split)
+    assert hits(decoder, split.test) > 0.6  # chance: 0.025
+    assert decoder.curve_["valid_ndcg@10"][-1] > 0.6
+    facts = decoder.facts()
+    assert facts["precision"] == settings.get("precision", "fp32")
+    assert facts["windows"] == int((split.train.lengths - 1).clip(0).sum())
+    assert facts["sequences_seen"] == facts["steps"] * 64
+
+
+def test_one_seed_one_result_and_the_global_state_is_left_alone() -> None:
+    sids, split = world()
+    state, numpy_state = torch.get_rng_state(), pickle.dumps(np.random.get_state())  # noqa: NPY002
+    first, again, other = (
+        small(dropout=0.1, steps=20, eval_every=10, seed=seed).fit(sids, split) for seed in (0, 0, 1)
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert pickle.dumps(np.random.get_state()) == numpy_state  # noqa: NPY002
+    pairs = list(zip(first.model_.parameters(), again.model_.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert first.curve_ == again.curve_
+    rankings = [d.recommend(split.test.histories, 10) for d in (first, again)]
+    np.testing.assert_array_equal(rankings[0].groups, rankings[1].groups)
+    np.testing.assert_array_equal(rankings[0].scores, rankings[1].scores)
+    assert other.curve_ != first.curve_
+
+
+def test_the_test_part_is_never_read() -> None:
+    sids, split = world()
+    nothing = Sequences.of([[] for _ in split.test.items])
+    broken = Targets(split.test.users, nothing, np.zeros_like(split.test.items))
+    fitted = [small(steps=10, eval_every=5).fit(sids, s) for s in (split, replace(split, test=broken))]
+    pairs = zip(fitted[0].model_.parameters(), fitted[1].model_.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert fitted[0].curve_ == fitted[1].curve_
+
+
+def test_training_stops_when_validation_no_longer_gains_and_keeps_the_best() -> None:
+    sids, split = world()
+    decoder = small(steps=400, eval_every=20, patience=2).fit(sids, split)
+    ndcg, steps = decoder.curve_["valid_ndcg@10"], decoder.curve_["valid_step"]
+    assert decoder.steps_ < 400
+    assert decoder.best_step_ == steps[int(np.argmax(ndcg))]
+    assert decoder.steps_ == decoder.best_step_ + 2 * 20
+    assert decoder._validate(some(split.valid, 100))[0] == max(ndcg)
+
+
+def test_progress_is_reported() -> None:
+    sids, split = world()
+    seen: list[tuple[str, float, float, dict[str, float]]] = []
+    with progress.listening(lambda *a: seen.append(a)):
+        decoder = small(steps=10, eval_every=5).fit(sids, split)
+        assert {s[0] for s in seen} == {"train"}
+        decoder.recommend(split.test.histories, 5)
+    assert [s[1] for s in seen if s[0] == "train"] == list(range(1, 11))
+    assert set(seen[9][3]) == {"loss", "ndcg@10"}
+    assert seen[-1][:3] == ("search", len(split.test), len(split.test))
+
+
+def test_ndcg_is_the_mean_over_all_orders_inside_shared_sids() -> None:
+    sizes = np.array([1, 3, 2, 4, 1])
+    groups = np.array([[2, 1, 3, 0, -1], [1, 3, 0, 4, 2], [0, 1, -1, -1, -1]])
+    goal = np.array([3, 1, 2])
+    for k in (1, 3, 5, 10):
+        got = expected_ndcg(groups, goal, sizes, k)
+        for u in range(3):
+            place, values = 0, []
+            for g in groups[u]:
+                if g == goal[u]:
+                    orders = list(itertools.permutations(range(sizes[g])))
+                    ranks = [place + order.index(0) + 1 for order in orders]
+                    values = [1 / np.log2(r + 1) if r <= k else 0.0 for r in ranks]
+                    break
+                place += sizes[g] if g >= 0 else 0
+            assert got[u] == pytest.approx(np.mean(values) if values else 0.0)
+
+
+def test_presets_are_known_by_name() -> None:
+    assert Decoder.preset("quick") == Decoder()
+    paper = Decoder.preset("paper", seed=3)
+    assert (paper.width, paper.heads, paper.head_width, paper.feed_forward) == (128, 6, 64, 1024)
+    assert paper.seed == 3
+    with pytest.raises(UsageError, match="did you mean 'quick'"):
+        Decoder.preset("quik")
+    with pytest.raises(UsageError, match="dropout"):
+        Decoder(dropout=1.5)
+
+
+def test_bad_input_says_what_is_wrong() -> None:
+    sids, split = world()
+    with pytest.raises(DataError, match="40 items"):
+        small().fit(SIDs(sids.codes[:9], sids.sizes, np.arange(9)), split)
+    alone = replace(split, train=Sequences.of([[1], [2]]))
+    with pytest.raises(DataError, match="0 training windows"):
+        small().fit(sids, alone)
+    with pytest.raises(SidbenchError, match="learning_rate"):
+        small(learning_rate=1e30, steps=40).fit(sids, split)
+    decoder = small(user_tokens=3, steps=2).fit(sids, split)
+    with pytest.raises(UsageError, match="users"):
+        decoder.recommend(split.test.histories, 5)
+    with pytest.raises(UsageError, match="k = 0"):
+        decoder.recommend(split.test.histories, 0, split.test.users)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_learns_and_searches_the_same() -> None:
+    sids, split = world()
+    decoder = small(device="cuda", precision="auto", dropout=0.02).fit(sids, split)
+    assert decoder.facts()["precision"] == "bf16"
+    assert hits(decoder, split.test) > 0.6
+    again = small(device="cuda", precision="auto", dropout=0.02).fit(sids, split)
+    pairs = zip(decoder.model_.parameters(), again.model_.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
