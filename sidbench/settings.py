@@ -96,7 +96,7 @@ def _tables(value: Any, config: Path | None) -> dict[str, dict[str, Any]]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"there is no run file {path}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,14 +12,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from sidbench import bench, clock, plan, registry
+from sidbench import bench, clock, plan, progress, registry
 from sidbench.cli import main
+from sidbench.display import Display
 from sidbench.record import RunRecord, Store, read
 from sidbench.settings import read_settings
 from sidbench.sids import SIDs
@@ -206,9 +210,23 @@ def test_seeds_are_samples_of_one_row(sidbench_cli: Cli, results: Path) -> None:
     records = loaded(results)
     assert {"random suffix 0", "random suffix 1", "popularity - 0"} <= records.keys()
     assert "popularity - 1" not in records
-    assert "±" in (results / "LEADERBOARD.md").read_text()
+    assert re.search(r"\d ± \d", (results / "LEADERBOARD.md").read_text())
     only = sidbench_cli("run", *TINY, *methods, "--seeds", "1", "--results", results)
     assert only.out.count("kept from an earlier run") == 2  # a reference is the same whatever the seeds
+
+
+def test_redo_runs_what_is_done(sidbench_cli: Cli, results: Path) -> None:
+    before = loaded(results)["random suffix 0"]
+    said = sidbench_cli("run", *TINY, "--methods", "random", "--redo", "--results", results)
+    assert "kept from an earlier run" not in said.out
+    assert loaded(results)["random suffix 0"].metrics == before.metrics
+
+
+def test_other_cutoffs_are_no_other_sample(sidbench_cli: Cli, results: Path) -> None:
+    line = ("run", *TINY, "--methods", "random", "--results", results)
+    assert sidbench_cli(*line, "--cutoffs", "1,10").code == 0
+    assert len(list((results / "records" / "synthetic-tiny" / "random").glob("*.json"))) == 2
+    assert not re.search(r"\d ± \d", (results / "LEADERBOARD.md").read_text())
 
 
 def test_variants_stand_beside_each_other(sidbench_cli: Cli, tmp_path: Path, results: Path) -> None:
@@ -434,6 +452,33 @@ def test_lists_are_as_long_as_the_largest_cutoff_needs(seen: str) -> None:
     made = plan.make_plan(settings, dry=True).bench
     longest = max(len(np.unique(h)) for h in made.split.test.histories)
     assert bench._places_needed(made) == 20 + (longest if seen == "mask" else 0)
+
+
+def test_the_live_display_takes_any_name_and_any_width() -> None:
+    settings = read_settings(None, {"dataset": "synthetic:tiny", "methods": "popularity"}, [])
+    made = plan.make_plan(settings, dry=True)
+    row = replace(made.tasks[0], label="odd [/name] of [bold]someone")
+    record = RunRecord(
+        "id", "failed", {}, "", error={"type": "E", "stage": "fit", "message": "[/x] happened"}
+    )
+    for width in (200, 30, 5):
+        screen = io.StringIO()
+        console = Console(file=screen, force_terminal=True, width=width)
+        with Display(console, 2) as display:
+            display.started(0, row)
+            progress.report("fit [1/2]", 1, 2, loss=0.5)
+            progress.report("train", 1, 2, loss=0.5)
+            display.finished(0, row, record, reused=False)
+        progress.report("train", 2, 2)  # nobody listens any more
+        assert "odd [/name] of [bold]someone" in screen.getvalue()
+        assert "failed in fit: [/x] happened" in screen.getvalue()
+
+
+def test_a_display_that_is_interrupted_gives_the_terminal_back() -> None:
+    screen = io.StringIO()
+    with pytest.raises(KeyboardInterrupt), Display(Console(file=screen, force_terminal=True), 2):
+        raise KeyboardInterrupt
+    assert screen.getvalue().rfind("\x1b[?25h") > screen.getvalue().rfind("\x1b[?25l")  # the cursor is back
 
 
 # ----------------------------------------------------------------------------- leaderboard, clean and show

@@ -193,14 +193,14 @@ def new(kind: str, name: str, folder: Path | None) -> int:
     if path.exists():
         raise UsageError(f"{path} exists; choose another name or remove it")
     example = TEMPLATES[kind]
-    text = (files("sidbench.templates") / f"{kind}.py").read_text()
+    text = (files("sidbench.templates") / f"{kind}.py").read_text(encoding="utf-8")
     class_name = "".join(part.capitalize() for part in name.split("-"))
     text = text.replace(example, name).replace(
         "".join(p.capitalize() for p in example.split("-")), class_name
     )
     try:
         target.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     except OSError as e:
         raise UsageError(
             f"{path} cannot be written ({e.strerror}); name another folder with --folder"

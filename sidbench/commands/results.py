@@ -62,7 +62,7 @@ def leaderboard(root: Path, *, check: bool, as_json: bool) -> int:
         )
         return 1 if broken else 0
     try:
-        text = store.board.read_text()
+        text = store.board.read_text(encoding="utf-8")
     except OSError as e:
         raise SidbenchError(
             f"there is no board {store.board} ({e.strerror}); `sidbench leaderboard` writes it"

@@ -205,10 +205,12 @@ def _agreement(record: RunRecord) -> dict[str, str]:
 
 
 def _table(group: dict[str, str], records: list[RunRecord]) -> Table:
-    by_row: dict[str, list[RunRecord]] = {}
-    for r in records:
+    found: dict[str, dict[int, RunRecord]] = {}
+    # A seed is one sample: of its runs with other cut-offs, the one that went furthest stands.
+    for r in sorted(records, key=lambda r: (r.status == "ok", max(r.key["protocol"]["cutoffs"]))):
         identity = [r.key[k] for k in ("kind", "method", "label")] + [settings(r.key["params"])]
-        by_row.setdefault(json.dumps(identity, sort_keys=True), []).append(r)
+        found.setdefault(json.dumps(identity, sort_keys=True), {})[r.key["seed"]] = r
+    by_row = {identity: list(runs.values()) for identity, runs in found.items()}
     names = _names([runs[0] for runs in by_row.values()])
     table = Table(
         {part: json.loads(text) for part, text in group.items()},
