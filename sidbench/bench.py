@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from sidbench import clock, metrics, progress, provenance
 from sidbench.dataset import Corpus, Sequences
 from sidbench.decoder import Decoder
-from sidbench.errors import ContractError, SidbenchError
+from sidbench.errors import ContractError, SidbenchError, StorageError
 from sidbench.plugin import Plugin
 from sidbench.protocol import Split, Targets
 from sidbench.ranking import Ranking
@@ -139,6 +140,8 @@ def run_one(task: Task, bench: Bench, store: Store, env: dict[str, str]) -> RunR
             _run_reference(task.method, bench, run)
         else:
             _run_tokenizer(task, bench, run, store.artifact(key), key)
+    except StorageError:
+        raise
     except (Exception, SystemExit) as e:  # whatever a plugin raises is that row's failure; the others go on
         message = provenance.without_folders(_said(e, task))
         run.error = {"type": type(e).__name__, "stage": run.stage, "message": message}
@@ -254,14 +257,20 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, artifact: Path, key: dic
 
 def _save_artifact(folder: Path, tokenizer: Tokenizer, sids: SIDs, corpus: Corpus) -> None:
     """Write the fitted tokenizer and the SIDs; the folder gets its name when it is whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as parts:
-        part = Path(parts) / folder.name
-        tokenizer.save(part)
-        sids.save(part, corpus.titles)
-        if folder.exists():
-            folder.replace(Path(parts) / "before")
-        part.replace(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as parts:
+            part = Path(parts) / folder.name
+            tokenizer.save(part)
+            sids.save(part, corpus.titles)
+            if folder.exists():
+                folder.replace(Path(parts) / "before")
+            part.replace(folder)
+    except (OSError, SafetensorError) as e:
+        raise StorageError(
+            f"the artifact {folder} cannot be written ({e}); records already written stand. "
+            "Free space or change permissions, then run the same command again"
+        ) from None
 
 
 def _run_reference(method: Reference, bench: Bench, run: _Run) -> None:

@@ -18,6 +18,10 @@ class DataError(SidbenchError):
     """A dataset, SID file or record that does not hold what it must."""
 
 
+class StorageError(SidbenchError):
+    """The results folder takes no more: what follows could not be kept either, so a run ends with it."""
+
+
 class ContractError(SidbenchError):
     """A plugin broke its contract: wrong shape, type, range or a write to its input."""
 

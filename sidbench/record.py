@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from sidbench.errors import DataError, SidbenchError
+from sidbench.errors import DataError, StorageError
 
 SCHEMA = 1
 #: How to read an older record: schema number -> what turns its JSON into the next schema's.
@@ -87,7 +87,7 @@ class Store:
             with tempfile.TemporaryFile(dir=self.root) as f:
                 f.write(b"x")
         except OSError as e:
-            raise SidbenchError(
+            raise StorageError(
                 f"results cannot be written to {self.root} ({e.strerror}); "
                 "free space, change its permissions or name another folder with --results"
             ) from None
@@ -105,7 +105,7 @@ class Store:
             if not vectors:  # what an earlier, better run left must not pass for this one's
                 path.with_suffix(".npz").unlink(missing_ok=True)
         except OSError as e:
-            raise SidbenchError(
+            raise StorageError(
                 f"the record {path} cannot be written ({e.strerror}); records already written stand. "
                 "Free space or change permissions, then run the same command again"
             ) from None

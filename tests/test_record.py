@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sidbench import record as records
-from sidbench.errors import DataError, SidbenchError
+from sidbench.errors import DataError, StorageError
 from sidbench.record import RunRecord, Store, canonical, run_id
 
 KEY: dict[str, Any] = {
@@ -103,10 +103,10 @@ def test_what_stops_in_the_middle_leaves_the_old_record_whole(
 
     owner: Any = os if fails == "fsync" else Path
     monkeypatch.setattr(owner, fails, stop)
-    expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else SidbenchError
+    expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else StorageError
     with pytest.raises(expected) as said:
         store.save(made(facts={"new": True}), VECTORS)
-    if expected is SidbenchError:
+    if expected is StorageError:
         assert "No space left on device" in str(said.value)
         assert "Free space" in str(said.value)
     assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == before
@@ -115,7 +115,7 @@ def test_what_stops_in_the_middle_leaves_the_old_record_whole(
 def test_a_folder_that_takes_no_files_is_told_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(SidbenchError, match=r"results cannot be written to .*--results"):
+        with pytest.raises(StorageError, match=r"results cannot be written to .*--results"):
             Store(root).check_writable()
 
 

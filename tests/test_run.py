@@ -397,6 +397,24 @@ def test_a_full_disk_is_one_message(
     assert files(results) == before
 
 
+def test_an_artifact_that_cannot_be_written_ends_the_run(
+    sidbench_cli: Cli, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = files(results)
+    monkeypatch.setattr(SIDs, "save", full)
+    line = ("run", *TINY, "--methods", "random,popularity", "--seeds", "7", "--results", results)
+    said = sidbench_cli(*line)
+    assert said.code == 1
+    assert "cannot be written ([Errno 28] No space left on device)" in said.err
+    assert "run the same command again" in said.err
+    assert {k: v for k, v in files(results).items() if k != "LEADERBOARD.md"} == {
+        k: v for k, v in before.items() if k != "LEADERBOARD.md"
+    }
+
+
 def test_what_no_row_reads_is_noted(sidbench_cli: Cli, results: Path) -> None:
     extra = ("--set", "rq-kmeans@long.iters=99")
     said = sidbench_cli("run", *TINY, *extra, "--methods", "random", "--results", results)

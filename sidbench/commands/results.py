@@ -18,7 +18,7 @@ from rich.tree import Tree
 from sidbench import registry
 from sidbench.bench import code_of
 from sidbench.decoder import Decoder
-from sidbench.errors import DataError, SidbenchError, UsageError
+from sidbench.errors import DataError, SidbenchError, StorageError, UsageError
 from sidbench.record import RunRecord, Store, atomically
 from sidbench.report import check as compare
 from sidbench.report import leaderboard as render
@@ -39,7 +39,7 @@ def write_board(store: Store) -> Path:
     try:
         atomically(store.board, lambda f: f.write(text.encode()))
     except OSError as e:
-        raise SidbenchError(
+        raise StorageError(
             f"the board {store.board} cannot be written ({e.strerror}); the records stand. "
             "Free space or change permissions, then run `sidbench leaderboard`"
         ) from None
