@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -71,6 +73,19 @@ def test_a_plugin_of_an_extra_folder_is_a_real_module(plugin_folder: PluginFolde
     again = pickle.loads(text)
     assert again.params() == made.params()
     assert type(again).__module__ == "sidbench.plugins.mine"
+
+
+def test_a_spawned_worker_finds_an_extra_folder(plugin_folder: PluginFolder) -> None:
+    plugin_folder.write("mine", good())
+    made = registry.find("tokenizer", "mine")(levels=2)
+    done = subprocess.run(
+        [sys.executable, "-c", "import pickle, sys; print(pickle.load(sys.stdin.buffer))"],
+        input=pickle.dumps(made),
+        env={**os.environ, "SIDBENCH_PLUGIN_PATH": str(plugin_folder.path)},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.decode().strip() == repr(made)
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from sidbench import bench, clock, plan, progress, registry
@@ -98,6 +99,14 @@ def loaded(folder: Path) -> dict[str, RunRecord]:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads() -> Iterator[None]:
+    """A run limits the threads of its process; the tests that follow have theirs back."""
+    before = torch.get_num_threads()
+    yield
+    plan.limit_threads(before)
 
 
 @pytest.fixture(scope="module")
