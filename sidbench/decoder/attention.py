@@ -19,6 +19,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     return out.transpose(1, 2).flatten(2)
 
 
+def attend_few(q: Tensor, joint: Tensor, heads: int) -> Tensor:
+    """One query a row (rows, all heads) on a few keys and values (rows, places, 2 x all heads).
+
+    Summed element by element: products of one row with a handful are too small to be worth a call each.
+    """
+    rows, places, _ = joint.shape
+    k, v = joint.view(rows, places, 2, heads, -1).unbind(2)
+    q = q.view(rows, 1, heads, -1)
+    weights = ((q * k).sum(-1) * q.shape[-1] ** -0.5).softmax(1)
+    out: Tensor = (weights.unsqueeze(-1) * v).sum(1)
+    return out.flatten(1)
+
+
 def self_attention(joint: Tensor, heads: int, bias: Tensor | None, noise: Noise | None) -> Tensor:
     """`attend` of queries, keys and values from one tensor (rows, places, 3 x all heads), to be trained."""
     mask = None if noise is None else noise.mask((len(joint) * heads, joint.shape[1], joint.shape[1]))

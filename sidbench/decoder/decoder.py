@@ -109,7 +109,7 @@ class Decoder(Plugin):
             )
         self._prepare(sids)
         weights = Weights(self.model_, self._dtype, self.weight_decay, self.clip)
-        reader = Reader(self.trie_, self.model_.shape, self._dtype)
+        self.model_: Transformer = weights.worker
         noise = Noise(self.dropout, self.seed, self._device, self._dtype) if self.dropout else None
         valid = some(split.valid, self.valid_users)
         curve: dict[str, list[float]] = {
@@ -119,7 +119,7 @@ class Decoder(Plugin):
         recent: list[Tensor] = []
         numbers: dict[str, float] = {}
         for step in range(1, self.steps + 1):
-            recent.append(self._learn(weights.worker, windows, reader, noise, windows.next(self.batch)))
+            recent.append(self._learn(windows, noise, windows.next(self.batch)))
             weights.step(schedule(step - 1, self.steps, self.warmup, self.learning_rate))
             if step % max(1, self.eval_every // 10) == 0:
                 numbers["loss"] = float(torch.stack(recent).mean())
@@ -143,7 +143,7 @@ class Decoder(Plugin):
             progress.report("train", step, self.steps, **numbers)
             if since == self.patience:
                 break
-        weights.flat.copy_(best_weights)
+        weights.restore(best_weights)
         self.model_.requires_grad_(False)
         self.curve_, self.windows_ = curve, len(windows)
         self.steps_, self.best_step_, self.sequences_seen_ = step, best_step, step * self.batch
@@ -204,22 +204,20 @@ class Decoder(Plugin):
             tokens=self.tokens,
         )
         self.model_ = Transformer(shape, self.seed).to(self._device)
-        # Search and validation read the exact weights in single precision: scores stay comparable to the bit.
-        self.reader_ = Reader(self.trie_, shape, torch.float32)
+        self.reader_ = Reader(self.trie_, shape, self._dtype)
 
-    def _learn(
-        self, model: Transformer, windows: Windows, reader: Reader, noise: Noise | None, batch: Tensor
-    ) -> Tensor:
+    def _learn(self, windows: Windows, noise: Noise | None, batch: Tensor) -> Tensor:
         """Gather the gradient of one batch, piece by piece; its mean loss a code."""
         goals = self.trie_.item_codes[windows.items[windows.end[batch]].to(self._device)]
         total = self.trie_.count_codes(goals)
         parts = []
         limit = PIECE_TOKENS[self._device.type]
-        for piece, codes in windows.pieces(batch, goals, limit // model.shape.per_item):
-            inputs = reader.read(
-                windows.items, windows.begin[piece], windows.end[piece], windows.users[piece]
+        for piece, codes in windows.pieces(batch, goals, limit // self.model_.shape.per_item):
+            begin, end = windows.begin[piece], windows.end[piece]
+            inputs = self.reader_.read(windows.items, begin, end, windows.users[piece])
+            losses = negative_log_likelihood(
+                self.model_, inputs, codes, variable=self.trie_.variable, noise=noise
             )
-            losses = negative_log_likelihood(model, inputs, codes, variable=self.trie_.variable, noise=noise)
             loss = losses.sum() / total
             loss.backward()  # type: ignore[no-untyped-call]
             parts.append(loss.detach())

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sidbench.decoder.attention import attend, cross_attention, self_attention
+from sidbench.decoder.attention import attend, attend_few, cross_attention, self_attention
 from sidbench.decoder.noise import Noise, drop, relu_drop
 
-#: Keys and values of one decoder layer: (rows, heads, places, head width) each.
+#: Keys and values of the memory in one decoder layer: (users, heads, places, head width) each.
 KeyValue = tuple[Tensor, Tensor]
 
 
@@ -72,12 +72,14 @@ class Layer(nn.Module):
         h = relu_drop(F.linear(self.feed_norm(x), self.feed_in), noise)
         return _add(x, F.linear(h, self.feed_out), noise)
 
-    def search_self(self, x: Tensor, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
-        """x (beams, 1, width) after itself and what the beam's earlier levels left behind."""
-        q, k, v = (self._split(part) for part in F.linear(self.self_norm(x), self.self_in).chunk(3, -1))
+    def search_self(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x (beams, width) after itself and `past`, the keys and values of the beam's earlier levels."""
+        joint = F.linear(self.self_norm(x), self.self_in)
+        now = joint[:, None, self.inner :]
         if past is not None:
-            k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
-        return x + F.linear(attend(q, k, v, None), self.self_out), (k, v)
+            now = torch.cat((past, now), 1)
+        seen = attend_few(joint[:, : self.inner], now, self.heads)
+        return x + F.linear(seen, self.self_out), now
 
     def remember(self, memory: Tensor) -> KeyValue:
         """The memory's keys and values for this layer: once a user, whatever the number of beams."""
@@ -180,31 +182,31 @@ class Transformer(nn.Module):
         self,
         level: int,
         codes: Tensor | None,
-        past: list[KeyValue] | None,
+        past: list[Tensor] | None,
         memory: list[KeyValue],
         bias: Tensor | None,
         shape: tuple[int, int],
-    ) -> tuple[Tensor, list[KeyValue]]:
+    ) -> tuple[Tensor, list[Tensor]]:
         """One level for all beams: codes (users, beams) of the level before, None at the start."""
         users, beams = shape
         if codes is None:
-            x = self.begin.expand(users * beams, 1, -1)
+            x = self.begin.expand(users * beams, -1)
         else:
-            x = F.embedding(codes.reshape(-1, 1) + self.starts[level - 1], self.table)
+            x = F.embedding(codes.reshape(-1) + self.starts[level - 1], self.table)
         x = x + self.level[level]
-        now: list[KeyValue] = []
+        now: list[Tensor] = []
         for i, (layer, keys) in enumerate(zip(self.decoder, memory, strict=True)):
             assert isinstance(layer, Layer)
             x, own = layer.search_self(x, None if past is None else past[i])
             now.append(own)
             x = layer.search_cross(x.view(users, beams, -1), keys, bias)
-            x = layer.feed(x, None).view(users * beams, 1, -1)
+            x = layer.feed(x, None).view(users * beams, -1)
         return self.decoder_norm(x).view(users, beams, -1), now
 
     def logits(self, level: int, x: Tensor) -> Tensor:
-        """Scores of all codes of one level, in single precision."""
+        """Scores of all codes of one level, in single precision: rounded ones would tie where they differ."""
         start = self.starts[level]
-        return F.linear(x, self.output[start : start + self.shape.sizes[level]]).float()
+        return F.linear(x.float(), self.output[start : start + self.shape.sizes[level]].float())
 
 
 def _weight(rows: int, columns: int) -> nn.Parameter:

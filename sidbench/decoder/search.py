@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sidbench.decoder.model import KeyValue, Transformer
+from sidbench.decoder.model import Transformer
 from sidbench.decoder.trie import Trie
 
 
@@ -20,7 +20,7 @@ def beam_search(
     """
     users = len(memory)
     keys = model.remember(memory)
-    past: list[KeyValue] | None = None
+    past: list[Tensor] | None = None
     nodes = torch.zeros(users, 1, dtype=torch.long, device=memory.device)
     scores = torch.zeros(users, 1, dtype=torch.float32, device=memory.device)
     codes: Tensor | None = None
@@ -39,7 +39,10 @@ def beam_search(
         nodes = found.flatten(1).gather(1, chosen).long().masked_fill_(scores == -torch.inf, 0)
         if not last:
             codes = trie.codes[level][nodes]
-            past = [_follow(pair, chosen // fan, users) for pair in past]
+            before = past[0].shape[0] // users
+            first = torch.arange(0, users * before, before, device=nodes.device)
+            rows = (first.unsqueeze(1) + chosen // fan).flatten()
+            past = [kept.index_select(0, rows) for kept in past]
     return nodes.masked_fill_(scores == -torch.inf, -1), scores
 
 
@@ -54,10 +57,3 @@ def _best(scores: Tensor, count: int, *, in_order: bool) -> Tensor:
     keys = badness + torch.arange(scores.shape[1], device=scores.device)
     chosen: Tensor = keys.topk(count, largest=False, sorted=not in_order).indices
     return chosen.sort().values if in_order else chosen
-
-
-def _follow(pair: KeyValue, parents: Tensor, users: int) -> KeyValue:
-    """The cached keys and values of each new beam: those of its parent."""
-    before = pair[0].shape[0] // users
-    rows = (torch.arange(users, device=parents.device).unsqueeze(1) * before + parents).flatten()
-    return pair[0].index_select(0, rows), pair[1].index_select(0, rows)

@@ -17,12 +17,11 @@ from sidbench.decoder.noise import Noise
 class Weights:
     """All weights as one vector: one optimizer call, one norm, one copy a step, however many layers.
 
-    `model` holds the exact weights in single precision. `worker` computes: the same model, or a copy in
+    `flat` holds the exact weights in single precision. `worker` computes: the model given, or a copy of it in
     bfloat16 that is refreshed after each step, so nothing is cast within a step.
     """
 
     def __init__(self, model: Transformer, dtype: torch.dtype, weight_decay: float, clip: float) -> None:
-        self.model = model
         self.clip = clip
         # Gains are not decayed: they come last, so that each group is one slice.
         parameters = sorted(model.parameters(), key=lambda p: p.ndim == 1)
@@ -57,8 +56,12 @@ class Weights:
             group["lr"] = rate
         self._optimizer.step()
         self._gradient.zero_()
-        if self._worker_flat is not self.flat:
-            self._worker_flat.copy_(self.flat)
+        self.restore(self.flat)
+
+    def restore(self, flat: Tensor) -> None:
+        """Make the worker compute with these weights."""
+        if self._worker_flat is not flat:
+            self._worker_flat.copy_(flat)
 
 
 def schedule(step: int, steps: int, warmup: int, peak: float) -> float:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from sidbench.dataset import Sequences
 from sidbench.decoder import Decoder
-from sidbench.decoder.inputs import Reader, Windows
+from sidbench.decoder.inputs import Windows
 from sidbench.decoder.noise import Noise
 from sidbench.decoder.training import Weights, negative_log_likelihood
 from sidbench.sids import SIDs
@@ -81,12 +81,12 @@ class Ours:
         )
         self.decoder._prepare(sids)
         self.weights = Weights(self.decoder.model_, self.decoder._dtype, DECAY, CLIP)
-        self.reader = Reader(self.decoder.trie_, self.decoder.model_.shape, self.decoder._dtype)
+        self.decoder.model_ = self.weights.worker
         self.noise = Noise(self.decoder.dropout, seed, torch.device("cpu"), self.decoder._dtype)
 
     def train(self, windows: Windows, batch: torch.Tensor, rate: float) -> None:
         order = (windows.end[batch] - windows.begin[batch]).argsort(descending=True, stable=True)
-        self.decoder._learn(self.weights.worker, windows, self.reader, self.noise, batch[order])
+        self.decoder._learn(windows, self.noise, batch[order])
         self.weights.step(rate)
 
     def loss(self, windows: Windows, batch: torch.Tensor) -> float:
@@ -266,9 +266,10 @@ def bench_search(rounds: int) -> float:
     """Users/s, histories in, ranking out; untrained weights, which search as trained ones do."""
     sids = world()
     histories = walks(5, 64, lengths("full", 64, 5))
-    works: dict[str, Callable[[], Any]] = {f"{Ours.name} fp32": partial(Ours(sids, "fp32").search, histories)}
-    for precision in ("fp32", "bf16"):
-        works[f"{Theirs.name} {precision}"] = partial(Theirs(sids, precision).search, histories)
+    works: dict[str, Callable[[], Any]] = {}
+    for side in (Ours, Theirs):
+        for precision in ("fp32", "bf16"):
+            works[f"{side.name} {precision}"] = partial(side(sids, precision).search, histories)
     seconds = alternate(works, rounds)
     table(f"constrained search, beam 20, {ITEMS:,} items, histories of {HISTORY}", "users/s", seconds, 64)
     ratio = best(seconds, Theirs.name) / best(seconds, Ours.name)
