@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,22 +14,12 @@ import torch
 from sidbench import progress
 from sidbench.dataset import Corpus, Sequences
 from sidbench.decoder import Decoder
-from sidbench.decoder.decoder import expected_ndcg, some
+from sidbench.decoder.selection import expected_ndcg, some
 from sidbench.errors import DataError, SidbenchError, UsageError
 from sidbench.protocol import Split, Targets, leave_one_out
 from sidbench.sids import SIDs
 
 ITEMS = 40
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Models this small lose more by waiting for a second thread than they gain by it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def world(*, users: int = 300, variable: bool = False) -> tuple[SIDs, Split]:
@@ -86,11 +75,13 @@ def test_a_rule_is_learned(settings: dict[str, Any], variable: bool) -> None:
 
 def test_one_seed_one_result_and_the_global_state_is_left_alone() -> None:
     sids, split = world()
+    threads = torch.get_num_threads()
     state, numpy_state = torch.get_rng_state(), pickle.dumps(np.random.get_state())  # noqa: NPY002
     first, again, other = (
         small(dropout=0.1, steps=20, eval_every=10, seed=seed).fit(sids, split) for seed in (0, 0, 1)
     )
     assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
     assert pickle.dumps(np.random.get_state()) == numpy_state  # noqa: NPY002
     pairs = list(zip(first.model_.parameters(), again.model_.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs)

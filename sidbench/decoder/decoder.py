@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from sidbench.decoder.inputs import Inputs, Reader, Windows
 from sidbench.decoder.model import Shape, Transformer
 from sidbench.decoder.noise import Noise
 from sidbench.decoder.search import beam_search
+from sidbench.decoder.selection import expected_ndcg, some
 from sidbench.decoder.training import Weights, negative_log_likelihood, schedule
 from sidbench.decoder.trie import Trie
 from sidbench.errors import DataError, SidbenchError, UsageError, unknown
@@ -48,22 +50,22 @@ class Decoder(Plugin):
             "width": 128, "encoder_layers": 2, "decoder_layers": 2, "heads": 4, "head_width": 32,
             "feed_forward": 512, "dropout": 0.1, "history": 20, "tokens": "codes", "batch": 256,
             "learning_rate": 1e-3, "warmup": 500, "steps": 20_000, "eval_every": 500, "patience": 8,
-            "valid_users": 2_000, "beam": 50, "precision": "auto",
+            "valid_users": 2_000, "beam": 50, "precision": "auto", "threads": 0,
         },
         # The sizes of Rajput et al. 2023.
         "paper": {
             "width": 128, "encoder_layers": 4, "decoder_layers": 4, "heads": 6, "head_width": 64,
             "feed_forward": 1024, "dropout": 0.1, "history": 20, "user_tokens": 2_000, "tokens": "codes",
             "batch": 256, "learning_rate": 1e-3, "warmup": 2_000, "steps": 200_000, "eval_every": 2_000,
-            "patience": 10, "valid_users": 5_000, "beam": 50, "precision": "auto",
+            "patience": 10, "valid_users": 5_000, "beam": 50, "precision": "auto", "threads": 0,
         },
     }  # fmt: skip
 
     width: Count = 64
     encoder_layers: Count = 1
     decoder_layers: Count = 1
-    heads: Count = 4
-    head_width: Count = 16
+    heads: Count = 2
+    head_width: Count = 32
     feed_forward: Count = 128
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     #: Items of a history that are read, the newest ones.
@@ -89,6 +91,10 @@ class Decoder(Plugin):
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: str = "auto"
+    #: Processor threads that training uses; 0 = as many as torch has been given. At the sizes of `quick`
+    #: a second one gains a seventh on an idle machine, and on a busy one every step waits for it: measured
+    #: twenty times slower.
+    threads: Annotated[int, Field(ge=0)] = 1
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Decoder:
@@ -101,6 +107,10 @@ class Decoder(Plugin):
         """Train on `split.train`, keep the weights that rank `split.valid` best; never read `split.test`."""
         if len(sids) != split.n_items:
             raise DataError(f"{self.name}: {len(sids)} SIDs for a catalogue of {split.n_items} items")
+        with _threads(self.threads):
+            return self._fit(sids, split)
+
+    def _fit(self, sids: SIDs, split: Split) -> Self:
         windows = Windows(split.train, self.history, self.seed)
         if not len(windows) or not len(split.valid):
             raise DataError(
@@ -167,6 +177,7 @@ class Decoder(Plugin):
         return {
             "device": str(self._device),
             "precision": "fp32" if self._dtype == torch.float32 else "bf16",
+            "threads": self.threads or torch.get_num_threads(),
             "parameters": sum(p.numel() for p in self.model_.parameters()),
             "windows": self.windows_,
             "steps": self.steps_,
@@ -284,26 +295,12 @@ class Decoder(Plugin):
             yield rows, self.reader_.read(items, begin, end, torch.from_numpy(number[rows]))
 
 
-def expected_ndcg(
-    groups: NDArray[np.int64], goal: NDArray[np.int64], sizes: NDArray[np.int64], k: int
-) -> NDArray[np.float64]:
-    """Item-level NDCG@k of one target a row, expected over the order of the items that share a SID.
-
-    With P items before the target's group and G in it, each place P+1..P+G is as likely as the others.
-    """
-    members = np.where(groups >= 0, sizes[groups], 0)
-    before = members.cumsum(1) - members
-    hit = groups == goal[:, None]
-    first = np.where(hit.any(1), before[np.arange(len(goal)), hit.argmax(1)], k)
-    gains = np.concatenate(([0.0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))))
-    own = sizes[goal]
-    start, stop = np.minimum(first, k), np.minimum(first + own, k)
-    out: NDArray[np.float64] = (gains[stop] - gains[start]) / own
-    return out
-
-
-def some(valid: Targets, count: int) -> Targets:
-    """The users that select: drawn with a seed of their own, so that every method and seed has the same."""
-    if len(valid) <= count:
-        return valid
-    return valid.take(np.sort(np.random.default_rng(0).choice(len(valid), count, replace=False)))
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use this many threads inside the block; 0 changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
