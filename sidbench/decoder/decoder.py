@@ -91,8 +91,8 @@ class Decoder(Plugin):
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: str = "auto"
-    #: Processor threads that training uses; 0 = as many as torch has been given. At the sizes of `quick`
-    #: a second one gains a seventh on an idle machine, and on a busy one every step waits for it: measured
+    #: Processor threads that are used; 0 = as many as torch has been given. At the sizes of `quick` a second
+    #: one gains a seventh on an idle machine, and on a busy one every step waits for it: measured
     #: twenty times slower.
     threads: Annotated[int, Field(ge=0)] = 1
 
@@ -169,7 +169,8 @@ class Decoder(Plugin):
         """
         if k < 1:
             raise UsageError(f"{self.name}.recommend: k = {k}; expected at least 1")
-        groups, scores = self._search(histories, users, max(self.beam, k), report=True)
+        with _threads(self.threads):
+            groups, scores = self._search(histories, users, max(self.beam, k), report=True)
         return Ranking(groups[:, :k], scores[:, :k], self.trie_.members, self.trie_.offsets)
 
     def facts(self) -> dict[str, Any]:
