@@ -13,9 +13,10 @@ from threadpoolctl import threadpool_limits
 from sidbench import registry
 from sidbench.errors import DataError, UsageError
 from sidbench.kit import device, engines, residual
-from sidbench.kit.kmeans import CoreRows, DeviceRows, kmeans, lloyd
+from sidbench.kit.kmeans import WIDE, CoreRows, DeviceRows, kmeans, lloyd
 from sidbench.kit.nearest import Codewords, Searcher, decide
 from sidbench.kit.seeding import plus_plus
+from sidbench.kit.sketch import sketch
 from sidbench.kit.workers import workers
 from sidbench.testing import catalogue
 
@@ -48,17 +49,49 @@ def brute(x: Floats, books: list[Floats]) -> NDArray[np.int64]:
 # ------------------------------------------------------------------------------------------------- k-means
 
 
+def errors_of(x: Floats, size: int, backend: str, seeds: int) -> NDArray[np.float64]:
+    """The relative error after each level, the median over seeds, at 25 iterations."""
+    found = []
+    for seed in range(seeds):
+        with threadpool_limits(1):  # two thread pools on few cores wait for each other
+            t = RQKMeans(codebook_size=size, iters=25, backend=backend, seed=seed).fit(x)
+        codes = t.encode(x)
+        found.append([relative_error(x, t.reconstruct(codes[:, : level + 1])) for level in range(3)])
+    return np.median(found, axis=0)
+
+
 @pytest.mark.parametrize("d", [16, 200])
 def test_the_error_is_scikit_learns(d: int) -> None:
-    """Three levels on clustered data, the median over seeds: no more than 1% above, at equal iterations."""
+    """Clustered data, the median over seeds: no more than 1% above at any level, at equal iterations."""
     x = mixture(2000, d, 200)
-    errors: dict[str, list[float]] = {"torch": [], "sklearn": []}
-    for backend, found in errors.items():
-        for seed in range(5):
-            with threadpool_limits(1):  # two thread pools on few cores wait for each other
-                t = RQKMeans(codebook_size=24, iters=25, backend=backend, seed=seed).fit(x)
-            found.append(relative_error(x, t.reconstruct(t.encode(x))))
-    assert np.median(errors["torch"]) <= 1.01 * np.median(errors["sklearn"]), errors
+    ours, theirs = (errors_of(x, 24, backend, 5) for backend in ("torch", "sklearn"))
+    assert (ours <= 1.01 * theirs).all(), ours / theirs
+
+
+def test_the_error_is_scikit_learns_where_a_sketch_stands_for_wide_rows() -> None:
+    """Clusters of clusters in as many directions as there are leaves: leading components alone miss them."""
+    rng = np.random.default_rng(0)
+    scale = (1.0 + np.arange(WIDE + 80)) ** -0.5
+    top = rng.normal(size=(40, len(scale))) * scale
+    leaves = top[rng.integers(40, size=400)] + 0.6 * rng.normal(size=(400, len(scale))) * scale
+    x = leaves[rng.integers(400, size=4000)] + 0.25 * rng.normal(size=(4000, len(scale))) * scale
+    ours, theirs = (errors_of(x.astype(np.float32), 64, backend, 3) for backend in ("torch", "sklearn"))
+    assert (ours <= 1.01 * theirs).all(), ours / theirs
+
+
+def test_a_sketch_keeps_distances_and_what_is_nearly_equal() -> None:
+    """Leading components alone would shorten all distances, most of all those within a cluster."""
+    rng = np.random.default_rng(1)
+    x = (rng.normal(size=(2000, 768)) * (1.0 + np.arange(768)) ** -0.3).astype(np.float32)
+    x[1000:] = x[:1000] + 0.05 * rng.normal(size=(1000, 768)).astype(np.float32)
+    with workers() as run:
+        short = sketch(x, run)
+    np.testing.assert_allclose(short, sketch(x, None), atol=1e-4)
+    ratio = np.square(short[:999] - short[1:1000]).sum(axis=1) / np.square(x[:999] - x[1:1000]).sum(axis=1)
+    assert abs(ratio.mean() - 1) < 0.05, ratio.mean()
+    assert ratio.std() < 0.15, ratio.std()
+    nearest = Searcher([Codewords(short[:1000])]).nearest(0, short[1000:1200])
+    np.testing.assert_array_equal(nearest, np.arange(200))
 
 
 @pytest.mark.parametrize(
@@ -121,12 +154,36 @@ def test_sizes_of_any_number(backend: Any, sizes: tuple[int, ...]) -> None:
     assert (t.encode(x).max(axis=0) < sizes).all()
 
 
-def test_large_codebooks_are_seeded_in_rounds() -> None:
+def test_large_codebooks_are_seeded_by_distinct_rows() -> None:
     x = mixture(6000, 4, 100)
-    with workers():
-        picked = plus_plus(x, 3000, np.random.default_rng(0))
-    assert len(picked) == 3000
+    with workers() as run:
+        picked = plus_plus(x, 3000, np.random.default_rng(0), run)
+    assert len(np.unique(picked)) == 3000
     assert kmeans(x, 3000, iters=2).inertia < 0.2 * kmeans(x, 300, iters=2).inertia
+
+
+def test_seeding_repeats_whatever_the_threads_and_covers_every_cluster() -> None:
+    x = mixture(5000, 8, 30, seed=4)
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            with workers() as run:
+                found.append(plus_plus(x, 40, np.random.default_rng(0), run))
+    finally:
+        torch.set_num_threads(threads)
+    assert all((found[0] == picked).all() for picked in found)
+    nearest = Searcher([Codewords(x[found[0]])]).nearest(0, x[:1000])
+    near = np.square(x[:1000] - x[found[0]][nearest]).sum(axis=1)
+    assert near.max() < 0.5 * np.square(x - x.mean(axis=0)).sum(axis=1).mean()
+
+
+def test_seeding_of_fewer_distinct_rows_than_centres_ends() -> None:
+    x = np.repeat(mixture(5, 3, 5), 20, axis=0)
+    picked = plus_plus(x, 30, np.random.default_rng(0))
+    assert len(picked) == 30
+    assert len(np.unique(x[picked], axis=0)) == 5
 
 
 def test_more_levels_never_reconstruct_worse() -> None:

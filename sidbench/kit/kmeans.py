@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidbench.kit.components import components, project
 from sidbench.kit.device import full_precision, tensor
 from sidbench.kit.nearest import Floats, Index
 from sidbench.kit.seeding import plus_plus
+from sidbench.kit.sketch import sketch
 from sidbench.kit.workers import Run, workers
 
 Wide = NDArray[np.float64]
 # Clusters touched, what their sums and counts gain, and how many rows moved.
 Delta = tuple[Index, Wide, Index, int]
 
-WIDE, COMPONENTS = 128, 64  # rows this wide are first clustered by this many principal components
-FINE = 5  # iterations over all columns after that
+WIDE = 320  # rows this wide are first clustered by a sketch of half the columns or fewer
+FINE = 4  # iterations over all columns after that
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +58,8 @@ def kmeans(
     A run ends early when no row changes cluster, or when an iteration lowers the inertia by no more than
     `tol` times its value. Rows far from the origin should be centred first.
 
-    Wide rows are seeded, and clustered in all but the last iterations, by their leading principal components:
-    a tenth of the arithmetic. The last iterations see every column and settle what the components left open.
+    Wide rows are seeded, and clustered in all but the last iterations, by a sketch of 160 columns: at 768 a
+    fifth of the arithmetic. The last iterations see every column and settle what the sketch left open.
     """
     coarse_iters = iters - FINE if x.shape[1] >= WIDE else 0
     found: list[KMeans] = []
@@ -70,11 +70,11 @@ def kmeans(
 
         run = stack.enter_context(workers()) if torch.device(device).type == "cpu" else None
         stack.enter_context(full_precision())
-        small = project(x, components(x, COMPONENTS), run) if x.shape[1] >= WIDE else x
+        small = sketch(x, run) if x.shape[1] >= WIDE else x
         rows = place(x)
         coarse = place(small) if coarse_iters > 0 else rows
         for stream in np.random.SeedSequence(seed).spawn(starts):
-            first = plus_plus(small, k, np.random.default_rng(stream))
+            first = plus_plus(small, k, np.random.default_rng(stream), run)
             if coarse_iters > 0:
                 labels = lloyd(coarse, small[first], coarse_iters, tol).labels
                 found.append(lloyd(rows, x[first], min(iters, FINE), tol, labels))
