@@ -1,0 +1,52 @@
+"""The boards that this project stands for: current, free of local paths, and saying what they must."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean, stdev
+
+from sidbench.record import RunRecord, Store
+from sidbench.report import check
+
+STORE = Store(Path(__file__).resolve().parent.parent / "results" / "published")
+RECORDS = [r for _, r in STORE.all() if isinstance(r, RunRecord)]
+
+
+def recall(label: str) -> list[float]:
+    """Recall@10 of a method's seeds on the embedded dataset."""
+    rows = [r for r in RECORDS if r.label == label and r.key["dataset"]["name"] == "synthetic"]
+    return [r.metrics["recall@10"] for r in rows]
+
+
+def test_every_published_record_is_whole_and_succeeded() -> None:
+    assert RECORDS
+    for path, record in STORE.all():
+        assert isinstance(record, RunRecord), record
+        assert record.status == "ok", path
+        assert STORE.path(record.key) == path
+
+
+def test_the_published_board_agrees_with_its_records() -> None:
+    assert check(STORE.board.read_text(), RECORDS) == []
+
+
+def test_semantic_ids_stand_clearly_above_random_ones() -> None:
+    semantic, floor = recall("rq-kmeans"), recall("random")
+    assert len(semantic) == len(floor) == 3
+    assert min(semantic) > max(floor)
+    # Further apart than three times what seeds scatter.
+    assert mean(semantic) - mean(floor) > 3 * max(stdev(semantic), stdev(floor))
+
+
+def test_popularity_alone_does_badly_and_the_decoder_beats_the_references() -> None:
+    [popularity], [neighbours] = recall("popularity"), recall("item-knn")
+    assert popularity < min(recall("rq-kmeans")) / 3
+    assert neighbours < min(recall("rq-kmeans"))
+
+
+def test_nothing_published_names_a_local_path() -> None:
+    for path in STORE.root.rglob("*"):
+        if path.suffix in (".json", ".md"):
+            assert not any(home in path.read_text() for home in ("/home/", "/root/", "/tmp/", "/Users/")), (
+                path
+            )
