@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
+import os
 import random
+import re
 import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from sidbench import clock, metrics, progress, provenance
-from sidbench.dataset import Corpus, Sequences
+from sidbench.dataset import Corpus, Dataset, Sequences
 from sidbench.decoder import Decoder
 from sidbench.errors import ContractError, SidbenchError, StorageError
 from sidbench.plugin import Plugin
@@ -35,6 +39,12 @@ log = logging.getLogger(__name__)
 
 #: Rows that `encode` is given at a time when its speed is measured; stated in the record.
 ENCODE_CHUNK = 8192
+#: Errors of a disk that will take no other row's files either.
+REFUSALS = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EROFS", "EACCES", "EDQUOT", "EPERM", "EIO")
+    if hasattr(errno, name)
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +57,13 @@ class Bench:
     seen: str  # "keep" or "mask"
     device: str
     threads: int
-    floor: dict[str, float] = field(default_factory=dict)
+    #: The plugin that gave the corpus, where one did.
+    dataset: Dataset | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "floor", metrics.floor_metrics(self.corpus.embeddings))
+    @cached_property
+    def floor(self) -> dict[str, float]:
+        """What repeated vectors alone make of the collisions; the same for every row."""
+        return metrics.floor_metrics(self.corpus.embeddings)
 
     @property
     def learning(self) -> Split:
@@ -81,12 +94,19 @@ class Task:
             "dataset": {
                 "name": corpus.name,
                 "fingerprint": corpus.fingerprint,
+                "catalogue": corpus.catalogue,
+                **_origin(bench.dataset),
                 "items": len(corpus),
                 "users": len(corpus.sequences),
                 "interactions": len(corpus.sequences.items),
                 "dimensions": corpus.embeddings.shape[1],
             },
-            "protocol": {"name": bench.split.protocol, "seen": bench.seen, "cutoffs": list(bench.cutoffs)},
+            "protocol": {
+                "name": bench.split.protocol,
+                "seen": bench.seen,
+                "cutoffs": list(bench.cutoffs),
+                "evaluated": len(bench.split.test),
+            },
             "resolver": None
             if self.resolver is None
             else {"name": self.resolver.name, "params": _params(self.resolver)},
@@ -112,6 +132,18 @@ def _params(plugin: Plugin) -> dict[str, Any]:
     return {k: _plain(v, f"{plugin.name}.{k}") for k, v in own.items()}
 
 
+def _origin(dataset: Dataset | None) -> dict[str, Any]:
+    """The dataset plugin and its parameters; not those that say where on this machine the data lie."""
+    if dataset is None:
+        return {"plugin": None, "params": {}}
+    own = {k: v for k, v in dataset.params().items() if not isinstance(v, Path)}
+    params = {k: _plain(v, f"{dataset.name}.{k}") for k, v in own.items()}
+    return {
+        "plugin": dataset.name,
+        "params": {k: provenance.without_folders(v) if isinstance(v, str) else v for k, v in params.items()},
+    }
+
+
 def _plain(value: Any, where: str) -> Any:
     """A value as JSON has it: files by content and not by place, numbers that are none as null."""
     if isinstance(value, Path):
@@ -135,6 +167,8 @@ def run_one(task: Task, bench: Bench, store: Store, env: dict[str, str]) -> RunR
     """Run one row, write its record and artifacts, return the record. A failure is a record too."""
     key = task.key(bench)
     run = _Run(task.seed)
+    notes = (*bench.corpus.notes, *bench.split.notes)
+    run.facts["notes"] = [provenance.without_folders(note) for note in notes]
     try:
         if isinstance(task.method, Reference):
             _run_reference(task.method, bench, run)
@@ -157,7 +191,7 @@ def run_one(task: Task, bench: Bench, store: Store, env: dict[str, str]) -> RunR
         # A number that is none (an error relative to nothing) is left out, as an absent one is.
         metrics={} if failed else {k: v for k, v in run.metrics.items() if math.isfinite(v)},
         levels=run.levels,
-        measured={**run.measured, "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")},
+        measured={**run.measured, "finished": datetime.now(timezone.utc).isoformat(timespec="milliseconds")},
         env=env,
     )
     store.save(record, {} if failed else run.vectors)
@@ -245,13 +279,16 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, artifact: Path, key: dic
     run.measured["decoder_sequences_per_second"] = decoder.sequences_seen_ / train.seconds
     run.vectors.update({f"curve_{k}": np.asarray(v) for k, v in decoder.curve_.items()})
 
-    test, k = split.test, _places_needed(bench)
+    test, k = split.test, places_needed(bench)
+    run.facts["beam"] = max(decoder.beam, k)  # what `recommend` searches with
     with run.timed("search", bench.device) as search:
+        # The clock stops at the ranking; its scoring is no part of serving.
         ranking = decoder.recommend(test.histories, k, test.users)
     run.measured["search_users_per_second"] = len(test) / search.seconds
     _score(ranking, bench, run, sid_level=True)
 
     run.stage = "save"
+    tokenizer.state()  # what the plugin's own code raises here is that row's failure, not the disk's
     _save_artifact(artifact, tokenizer, resolved, corpus)
 
 
@@ -267,10 +304,25 @@ def _save_artifact(folder: Path, tokenizer: Tokenizer, sids: SIDs, corpus: Corpu
                 folder.replace(Path(parts) / "before")
             part.replace(folder)
     except (OSError, SafetensorError) as e:
+        if not _disk_refuses(e, folder.parent):
+            raise
         raise StorageError(
             f"the artifact {folder} cannot be written ({e}); records already written stand. "
             "Free space or change permissions, then run the same command again"
         ) from None
+
+
+def _disk_refuses(error: Exception, folder: Path) -> bool:
+    """Whether an error is the disk's refusal to take files below this folder; else it is the plugin's own."""
+    if isinstance(error, OSError):
+        number, file = error.errno, error.filename
+    else:  # safetensors writes by itself and tells the number in its text
+        told = re.search(r"os error (\d+)", str(error))
+        number, file = int(told[1]) if told else None, None
+    ours = not isinstance(file, (str, bytes)) or Path(os.fsdecode(file)).resolve().is_relative_to(
+        folder.resolve()
+    )
+    return number in REFUSALS and ours
 
 
 def _run_reference(method: Reference, bench: Bench, run: _Run) -> None:
@@ -279,12 +331,12 @@ def _run_reference(method: Reference, bench: Bench, run: _Run) -> None:
         reference.fit(bench.learning, bench.corpus.embeddings)
     run.measured["fit_seconds"] = fit.seconds
     with run.timed("search", bench.device) as search:
-        ranking = reference.recommend(bench.split.test.histories, _places_needed(bench))
+        ranking = reference.recommend(bench.split.test.histories, places_needed(bench))
     run.measured["search_users_per_second"] = len(bench.split.test) / search.seconds
     _score(ranking, bench, run, sid_level=False)
 
 
-def _places_needed(bench: Bench) -> int:
+def places_needed(bench: Bench) -> int:
     """Places a list must have so that the largest cut-off is full, seen items left out or not."""
     seen = 0
     if bench.seen == "mask":
@@ -351,10 +403,7 @@ def fresh(task: Task, bench: Bench, store: Store) -> RunRecord | None:
     record = store.find(key)
     if record is None or record.status != "ok" or record.code != task.code():
         return None
-    beside = [store.path(key).with_suffix(".npz")]
-    if isinstance(task.method, Tokenizer):
-        beside.append(store.artifact(key) / "manifest.json")
-    return record if all(path.exists() for path in beside) else None
+    return record if store.sizes(key) == record.measured.get("files") else None
 
 
 def with_seed(task: Task, seed: int, device: str) -> Task:

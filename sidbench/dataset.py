@@ -84,8 +84,10 @@ class Corpus:
     categories: NDArray[np.int32] | None = None
     #: What was noticed on the way in, for people: ties, dropped rows.
     notes: tuple[str, ...] = ()
-    #: A hash of the content; names the data in every record.
+    #: A hash of what is learned from (vectors and sequences); decides the order of `permuted`.
     fingerprint: str = field(default="")
+    #: A hash of what artifacts repeat (ids, titles, categories). Both hashes name the data in every record.
+    catalogue: str = field(default="")
 
     def __post_init__(self) -> None:
         check_embeddings(self.embeddings, f"dataset {self.name!r}")
@@ -106,6 +108,8 @@ class Corpus:
             raise DataError(f"dataset {self.name!r}: sequences name items outside 0..{n - 1}")
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", _fingerprint(self))
+        if not self.catalogue:
+            object.__setattr__(self, "catalogue", _catalogue(self))
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -257,4 +261,14 @@ def _fingerprint(corpus: Corpus) -> str:
         h.update(np.ascontiguousarray(corpus.embeddings[start : start + step]).data)
     h.update(np.ascontiguousarray(corpus.sequences.items).data)
     h.update(np.ascontiguousarray(corpus.sequences.offsets).data)
+    return h.hexdigest()
+
+
+def _catalogue(corpus: Corpus) -> str:
+    h = hashlib.blake2b(digest_size=8)
+    for values in (corpus.item_ids, corpus.titles, corpus.categories):
+        h.update(b"none\0" if values is None else b"some\0")
+        for start in range(0, len(values) if values is not None else 0, 65_536):
+            # By value: the same ids as int32 or int64, the same text in a wider array, are the same.
+            h.update(repr(np.asarray(values[start : start + 65_536]).tolist()).encode())  # type: ignore[index]
     return h.hexdigest()

@@ -59,7 +59,8 @@ def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> P
     rows = _rows(settings)
     if settings.protocol not in PROTOCOLS:
         raise unknown("protocol", settings.protocol, PROTOCOLS)
-    registry.make_dataset(settings.dataset, settings.set.get("dataset"))  # its name, before anything is read
+    # Its name and parameters, before anything is read.
+    dataset = registry.make_dataset(settings.dataset, settings.set.get("dataset"))
     store = Store(Path(settings.results))
     if not dry:
         store.check_writable()
@@ -72,6 +73,7 @@ def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> P
         seen=settings.seen,
         device=device,
         threads=threads,
+        dataset=dataset,
     )
     tasks = []
     for row in rows:

@@ -93,13 +93,17 @@ class Store:
             ) from None
 
     def save(self, record: RunRecord, vectors: dict[str, NDArray[Any]]) -> Path:
-        """Write the vectors, then the record that vouches for them; each appears whole or not at all."""
+        """Write the vectors, then the record that vouches for them; each appears whole or not at all.
+
+        The record keeps the size of every file that belongs to it, so that a torn one is found out.
+        """
         path = self.path(record.key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if vectors:
                 arrays: dict[str, Any] = dict(vectors)
                 atomically(path.with_suffix(".npz"), lambda f: np.savez_compressed(f, **arrays))
+                record.measured["files"] = self.sizes(record.key)
             text = json.dumps(asdict(record), indent=2, sort_keys=True, allow_nan=False) + "\n"
             atomically(path, lambda f: f.write(text.encode()))
             if not vectors:  # what an earlier, better run left must not pass for this one's
@@ -110,6 +114,11 @@ class Store:
                 "Free space or change permissions, then run the same command again"
             ) from None
         return path
+
+    def sizes(self, key: dict[str, Any]) -> dict[str, int]:
+        """The bytes of what lies beside the record of this run: its vectors and its artifact's files."""
+        beside = [self.path(key).with_suffix(".npz"), *self.artifact(key).rglob("*")]
+        return {p.name: p.stat().st_size for p in sorted(beside) if p.is_file()}
 
     def find(self, key: dict[str, Any]) -> RunRecord | None:
         """The record of this very run; None where there is none or it cannot be read (it is redone)."""
@@ -141,7 +150,7 @@ class Store:
             with path.open("rb") as f, np.load(f, allow_pickle=False) as z:
                 return {k: z[k] for k in z.files}
         except (OSError, ValueError, EOFError, BadZipFile) as e:
-            raise DataError(f"{path} cannot be read ({e}); run the method again") from None
+            raise DataError(f"{path} cannot be read ({e}); run the method again, with --redo") from None
 
 
 def read(path: Path) -> RunRecord:

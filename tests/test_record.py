@@ -73,7 +73,8 @@ def test_what_is_saved_is_found(store: Store) -> None:
     path = store.save(made(facts={"a": [1, 2]}), VECTORS)
     assert path == store.root / "records" / "d" / "m@long" / f"{run_id(KEY)}.json"
     found = store.find(KEY)
-    assert found == made(facts={"a": [1, 2]})
+    assert found == made(facts={"a": [1, 2]}, measured={"files": store.sizes(KEY)})
+    assert store.sizes(KEY) == {path.with_suffix(".npz").name: path.with_suffix(".npz").stat().st_size}
     assert [p for p, _ in store.all()] == [path]
     assert (store.vectors(made())["target_before"] == VECTORS["target_before"]).all()
 

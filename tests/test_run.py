@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
@@ -167,6 +169,70 @@ def test_a_changed_parameter_redoes_only_its_row(sidbench_cli: Cli, results: Pat
     runs = list((results / "records" / "synthetic-tiny" / "rq-kmeans").glob("*.json"))
     assert sorted(read(p).key["params"]["iters"] for p in runs) == [3, 25]
     assert "iters=3" in (results / "LEADERBOARD.md").read_text()
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("name", ["vectors", "sids.parquet", "tokenizer.json", "tokenizer.safetensors"])
+@pytest.mark.parametrize("harm", [Path.unlink, halve], ids=["gone", "torn"])
+def test_every_file_of_a_row_must_be_whole(
+    sidbench_cli: Cli, results: Path, name: str, harm: Callable[[Path], None]
+) -> None:
+    before, store = files(results), Store(results)
+    key = loaded(results)["random suffix 0"].key
+    harm(store.path(key).with_suffix(".npz") if name == "vectors" else store.artifact(key) / name)
+    said = sidbench_cli("run", *TINY, "--methods", "random,popularity", "--results", results)
+    assert said.code == 0
+    assert said.out.count("kept from an earlier run") == 1
+    repaired = files(results)
+    assert repaired.keys() == before.keys()
+    assert all(v == before[k] for k, v in repaired.items() if not k.endswith((".json", ".md")))
+
+
+def test_other_ids_of_the_same_vectors_are_another_run(sidbench_cli: Cli, tmp_path: Path) -> None:
+    data, results = tmp_path / "shop", tmp_path / "r"
+    rng = np.random.default_rng(0)
+    data.mkdir()
+    np.save(data / "items.npy", rng.standard_normal((40, 8)).astype(np.float32))
+
+    def run(prefix: str, title: str) -> Said:
+        ids = [f"{prefix}{i}" for i in range(40)]
+        pq.write_table(pa.table({"item": ids, "title": [title] * 40}), data / "items.parquet")
+        walks = np.random.default_rng(1).integers(40, size=(60, 6)).tolist()
+        lists = [[ids[i] for i in walk] for walk in walks]
+        pq.write_table(pa.table({"user": range(60), "items": lists}), data / "sequences.parquet")
+        line = [a if a != "synthetic:tiny" else str(data) for a in TINY]
+        return sidbench_cli("run", *line, "--methods", "random", "--results", results)
+
+    run("a", "old")
+    assert "kept from an earlier run" in run("a", "old").out
+    for prefix, title in (("b", "old"), ("b", "new")):
+        assert "kept from an earlier run" not in run(prefix, title).out
+        shown = sidbench_cli("show", "random", "--item", f"{prefix}7", "--results", results)
+        assert shown.code == 0
+        assert title in shown.out
+    records = [r for _, r in Store(results).all() if isinstance(r, RunRecord)]
+    assert len(records) == 3
+    assert len({r.key["dataset"]["fingerprint"] for r in records}) == 1  # and so one permutation
+    assert len({r.metrics["recall@10"] for r in records}) == 1
+
+
+def test_a_record_says_whose_data_and_how_many_users(first: Path) -> None:
+    for record in loaded(first).values():
+        assert record.key["dataset"]["plugin"] == "synthetic"
+        assert record.key["dataset"]["params"] == {"size": "tiny", "seed": 0}
+        assert record.key["protocol"]["evaluated"] == 400
+        assert record.facts["notes"] == []
+
+
+def test_the_beam_that_was_used_is_told(sidbench_cli: Cli, first: Path, tmp_path: Path) -> None:
+    assert loaded(first)["random suffix 0"].facts["beam"] == 20  # the largest cut-off, above decoder.beam
+    assert "beam" not in loaded(first)["popularity - 0"].facts
+    cutoffs = ("--cutoffs", "1,3")
+    sidbench_cli("run", *TINY, "--methods", "random", *cutoffs, "--results", tmp_path / "r")
+    assert loaded(tmp_path / "r")["random suffix 0"].facts["beam"] == 5
 
 
 @pytest.mark.parametrize("harm", ["record", "vectors", "artifact", "code", "failed"])
@@ -424,6 +490,28 @@ def test_an_artifact_that_cannot_be_written_ends_the_run(
     }
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "def state(self):\n        raise OSError(28, 'No space left on device')",
+        "def state(self):\n        open('/no/such/file')",
+        "def save(self, folder):\n        raise OSError('a service is away')",
+        "def save(self, folder):\n        raise PermissionError(13, 'Permission denied', '/etc/shadow')",
+    ],
+)
+def test_an_error_of_a_plugin_that_is_saved_is_its_rows_alone(
+    plugin_folder: PluginFolder, sidbench_cli: Cli, tmp_path: Path, fault: str
+) -> None:
+    plugin_folder.write("leaks", plugin("leaks") + f"\n    {fault}\n")
+    said = sidbench_cli("run", *TINY, "--methods", "leaks,popularity", "--results", tmp_path / "r")
+    assert said.code == 1
+    assert "1 of 2 rows failed; the others stand" in said.out
+    error = loaded(tmp_path / "r")["leaks suffix 0"].error
+    assert error is not None
+    assert error["stage"] == "save"
+    assert loaded(tmp_path / "r")["popularity - 0"].status == "ok"
+
+
 def test_what_no_row_reads_is_noted(sidbench_cli: Cli, results: Path) -> None:
     extra = ("--set", "rq-kmeans@long.iters=99")
     said = sidbench_cli("run", *TINY, *extra, "--methods", "random", "--results", results)
@@ -478,7 +566,7 @@ def test_lists_are_as_long_as_the_largest_cutoff_needs(seen: str) -> None:
     settings = read_settings(None, {"dataset": "synthetic:tiny", "methods": "popularity", "seen": seen}, [])
     made = plan.make_plan(settings, dry=True).bench
     longest = max(len(np.unique(h)) for h in made.split.test.histories)
-    assert bench._places_needed(made) == 20 + (longest if seen == "mask" else 0)
+    assert bench.places_needed(made) == 20 + (longest if seen == "mask" else 0)
 
 
 def test_the_live_display_takes_any_name_and_any_width() -> None:
