@@ -39,7 +39,8 @@ def plus_plus(x: Floats, k: int, rng: np.random.Generator, run: Run | None = Non
     to, _ = _distances(z, picked, squares, None, held, run)
     near = to[:, 0].copy()
     while len(picked) < k:
-        left = min(centers, k - len(picked))
+        # Few at first, when every choice changes most of what the next should be.
+        left = min(centers, len(picked), k - len(picked))
         drawn = _draw(near + squares, rng, tries * left)
         if drawn is None:  # fewer distinct rows than centres: any row will do, and some clusters start empty
             picked += [int(i) for i in rng.integers(n, size=k - len(picked))]

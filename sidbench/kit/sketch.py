@@ -15,7 +15,7 @@ from sidbench.kit.nearest import Floats
 from sidbench.kit.workers import Run
 
 COMPONENTS, RANDOM = 64, 96
-SAMPLE = 2048  # rows that the components are taken from
+SAMPLE = 1024  # rows that the components are taken from
 
 
 def sketch(x: Floats, run: Run | None) -> Floats:
