@@ -207,6 +207,14 @@ def cache_folder() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "sidbench"
 
 
+def cached_files() -> dict[Path, int]:
+    """What lies in the cache, with its bytes."""
+    try:
+        return {p: p.stat().st_size for p in cache_folder().glob("*.npy")}
+    except OSError:  # gone while it was looked at, or not to be read
+        return {}
+
+
 def cached_rows(key: str, shape: tuple[int, ...], fill: Callable[[Embeddings], None]) -> Embeddings:
     """A float32 memmap of this shape that `fill` wrote, once; the next caller reuses the file.
 

@@ -1,17 +1,16 @@
-"""The plan of a run: which rows there will be, which are done already, and what the rest will take."""
+"""The plan of a run: which rows there will be, and which are done already."""
 
 from __future__ import annotations
 
-import math
 import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sidbench import provenance, registry
 from sidbench.bench import Bench, Task, fresh, run_one, warm_up, with_seed
+from sidbench.dataset import cached_files
 from sidbench.decoder import Decoder
 from sidbench.errors import UsageError, unknown
 from sidbench.kit.device import resolve as resolve_device
@@ -35,20 +34,12 @@ class Plan:
     store: Store
     done: dict[int, RunRecord]
     notes: tuple[str, ...] = ()
+    #: What loading the data left in the cache.
+    cached_mb: float = 0.0
 
     @property
     def todo(self) -> list[Task]:
         return [t for i, t in enumerate(self.tasks) if i not in self.done]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Roughly what a row will take; `known` where an earlier record of the same row says so."""
-
-    seconds: float
-    memory_mb: float
-    disk_mb: float
-    known: bool
 
 
 def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> Plan:
@@ -65,6 +56,7 @@ def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> P
     if not dry:
         store.check_writable()
 
+    before = cached_files()
     corpus = registry.load_dataset(settings.dataset, settings.set.get("dataset"))
     bench = Bench(
         corpus=corpus,
@@ -75,13 +67,14 @@ def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> P
         threads=threads,
         dataset=dataset,
     )
+    cached = sum(size for path, size in cached_files().items() if path not in before) / 2**20
     tasks = []
     for row in rows:
         # A reference draws no random numbers: one row, the same one whatever the seeds.
         seeds = settings.seeds if isinstance(row.method, Tokenizer) else [0]
         tasks += [with_seed(row, seed, device) for seed in dict.fromkeys(seeds)]
     done = {} if redo else {i: r for i, t in enumerate(tasks) if (r := fresh(t, bench, store)) is not None}
-    return Plan(bench, tuple(tasks), store, done, _unused(settings, tasks))
+    return Plan(bench, tuple(tasks), store, done, _unused(settings, tasks), cached)
 
 
 def run_plan(
@@ -195,70 +188,3 @@ def _unused(settings: Settings, tasks: list[Task]) -> tuple[str, ...]:
     return tuple(
         f"--set {target} is not used by any row of this run" for target in settings.set if target not in used
     )
-
-
-def estimate(task: Task, plan: Plan, earlier: Iterable[RunRecord], speed: float) -> Estimate:
-    """From an earlier record of the same row with another seed or state of the code, else from arithmetic.
-
-    `speed` is what this machine computes, in multiply-adds a second (see `machine_speed`).
-    """
-    bench = plan.bench
-    n, d = bench.corpus.embeddings.shape
-    memory = 4.0 * n * d * 2.5 / 2**20 + 300
-    for record in earlier:
-        if record.status != "ok" or not _same_row(record, task, bench):
-            continue
-        took = record.measured
-        seconds = sum(float(took.get(k, 0)) for k in ("fit_seconds", "resolve_seconds", "decoder_seconds"))
-        seconds += len(bench.split.test) / float(took.get("search_users_per_second", math.inf)) + 1
-        memory = max(memory, 300 + float(took.get("peak_memory_mb", 0)))
-        return Estimate(seconds, memory, _disk_mb(task, bench), True)
-    if task.decoder is None:
-        return Estimate(1 + len(bench.split.test) * n * d / speed, memory, _disk_mb(task, bench), False)
-    assert isinstance(task.method, Tokenizer)
-    levels = task.method.levels + 1
-    # A k-means of 25 iterations stands for any method; a decoder has a fifth of a plain product's speed.
-    fit = 25 * n * d * sum(task.method.sizes) / speed
-    macs = _work(task.decoder, levels)
-    train = 3 * macs * task.decoder.steps * task.decoder.batch / (speed / 5)
-    search = macs * max(task.decoder.beam, *bench.cutoffs) / 4 * len(bench.split.test) / (speed / 5)
-    return Estimate(2 + fit + train + search, memory, _disk_mb(task, bench), False)
-
-
-def machine_speed() -> float:
-    """Multiply-adds a second of a float32 matrix product here, in a twentieth of a second."""
-    import torch
-
-    a = torch.ones(512, 512)
-    rates = []
-    for _ in range(5):
-        start = time.perf_counter()
-        for _ in range(4):
-            a @ a
-        rates.append(4 * 512**3 / (time.perf_counter() - start))
-    return sorted(rates)[2]
-
-
-def _work(decoder: Decoder, levels: int) -> float:
-    """Multiply-adds of one sequence through the decoder, forward."""
-    tokens = decoder.history * (levels if decoder.tokens == "codes" else 1)
-    inner, block = decoder.heads * decoder.head_width, 2 * decoder.width * decoder.feed_forward
-    encoder = decoder.encoder_layers * tokens * (4 * decoder.width * inner + block + 2 * tokens * inner)
-    return encoder + decoder.decoder_layers * levels * (
-        8 * decoder.width * inner + block + 2 * tokens * inner
-    )
-
-
-def _same_row(record: RunRecord, task: Task, bench: Bench) -> bool:
-    ours, theirs = task.key(bench), record.key
-    return all(
-        ours[k] == theirs.get(k) for k in ("label", "params", "dataset", "decoder", "resolver", "hardware")
-    )
-
-
-def _disk_mb(task: Task, bench: Bench) -> float:
-    vectors = 20 * len(bench.split.test)
-    if not isinstance(task.method, Tokenizer):
-        return vectors / 2**20
-    n, d = bench.corpus.embeddings.shape
-    return float(vectors + n * (4 * task.method.levels + 40) + 4 * d * sum(task.method.sizes)) / 2**20

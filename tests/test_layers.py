@@ -23,7 +23,7 @@ LAYERS = (
     ("reference", "record", "metrics", "decoder", "resolve", "references", "plugins", "datasets"),
     ("registry", "testing"),
     ("bench", "report"),
-    ("settings", "plan", "display"),
+    ("settings", "plan", "estimate", "display"),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -31,7 +31,18 @@ LAYERS = (
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 HEAVY = ("torch", "pandas", "numpy", "sklearn", "pyarrow", "scipy", "faiss")
 #: What a plugin may not know: everything that runs it.
-ABOVE_PLUGINS = {"registry", "testing", "bench", "report", "settings", "plan", "display", "commands", "cli"}
+ABOVE_PLUGINS = {
+    "registry",
+    "testing",
+    "bench",
+    "report",
+    "settings",
+    "plan",
+    "estimate",
+    "display",
+    "commands",
+    "cli",
+}
 
 
 def own_modules() -> list[Path]:

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from sidbench import bench, clock, plan, progress, registry
 from sidbench.cli import main
+from sidbench.dataset import Corpus, Dataset, cached_rows
 from sidbench.display import Display
 from sidbench.record import RunRecord, Store, read
 from sidbench.settings import read_settings
@@ -539,11 +540,14 @@ def test_a_dry_run_runs_nothing(sidbench_cli: Cli, results: Path, tmp_path: Path
     said = sidbench_cli(*line, "--results", results)
     assert said.code == 0
     assert "1 of 2 rows to run" in said.out
-    assert "Nothing was run" in said.out
+    assert "No row was run" in said.out
+    assert "at most about" in said.out
     assert files(results) == before
     told = json.loads(sidbench_cli(*line, "--results", tmp_path / "new", "--json").out)
     assert told["total"]["rows"] == 2
     assert all(row["seconds"] > 0 and row["disk_mb"] > 0 for row in told["rows"])
+    assert told["total"]["memory_mb"] > 100  # this process alone holds that
+    assert told["total"]["cached_mb"] == 0
     assert not (tmp_path / "new").exists()
 
 
@@ -551,6 +555,40 @@ def test_an_estimate_comes_from_an_earlier_run_where_there_is_one(sidbench_cli: 
     line = ("run", *TINY, "--methods", "random", "--seeds", "5", "--dry-run", "--json", "--results", results)
     (row,) = json.loads(sidbench_cli(*line).out)["rows"]
     assert row["known"]
+
+
+def test_an_estimate_without_an_earlier_run_is_of_the_right_size(sidbench_cli: Cli, tmp_path: Path) -> None:
+    line = ("run", *TINY, "--methods", "random,item-knn", "--results", tmp_path / "r")
+    line += ("--set", "decoder.steps=150", "--set", "decoder.eval_every=50")
+    rows = json.loads(sidbench_cli(*line, "--dry-run", "--json").out)["rows"]
+    assert not any(row["known"] for row in rows)
+    start = time.perf_counter()
+    sidbench_cli(*line)
+    took = time.perf_counter() - start
+    # A second a row is added for what no trial sees; a busy machine may do the rest.
+    assert took / 8 < sum(row["seconds"] for row in rows) < 8 * took + 2
+
+
+def test_a_dry_run_tells_what_the_data_left_in_the_cache(
+    plugin_folder: PluginFolder, sidbench_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIDBENCH_CACHE", str(tmp_path / "cache"))
+
+    class OnDisk(Dataset):
+        name = "on-disk"
+
+        def load(self) -> Corpus:
+            made: Corpus = registry.find("dataset", "synthetic")(size="tiny").load()
+
+            def fill(out: Any) -> None:
+                out[:] = made.embeddings
+
+            return replace(made, embeddings=cached_rows("on-disk", made.embeddings.shape, fill))
+
+    monkeypatch.setattr(registry, "make_dataset", lambda *_: OnDisk())
+    line = ("run", *TINY, "--methods", "popularity", "--dry-run", "--results", tmp_path / "r")
+    assert "of cache." in sidbench_cli(*line).out
+    assert "of cache." not in sidbench_cli(*line).out  # it is there already
 
 
 def test_what_learns_is_given_no_test_targets() -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,7 +16,8 @@ from rich.text import Text
 from sidbench.bench import Task
 from sidbench.commands.results import readable, write_board
 from sidbench.display import Display, row_name
-from sidbench.plan import Plan, estimate, machine_speed, make_plan, run_plan
+from sidbench.estimate import Estimate, Estimator
+from sidbench.plan import Plan, make_plan, run_plan
 from sidbench.record import RunRecord
 from sidbench.report import tables
 from sidbench.settings import Settings
@@ -79,11 +81,13 @@ def _introduce(plan: Plan, settings: Settings, console: Console) -> None:
 
 
 def _print_plan(plan: Plan, console: Console, as_json: bool) -> int:
-    speed, earlier = machine_speed(), readable(plan.store)
-    rows = []
-    for i, task in enumerate(plan.tasks):
-        guess = estimate(task, plan, earlier, speed)
-        rows.append({"row": row_name(task), "done": i in plan.done, **asdict(guess)})
+    estimate = Estimator(plan.bench, readable(plan.store))
+    rows: list[dict[str, Any]] = []
+    # Trials run plugins, and those print what they like.
+    with console.status("trying a few steps of each row…"), redirect_stdout(sys.stderr):
+        for i, task in enumerate(plan.tasks):
+            guess = Estimate(0, 0, 0, True) if i in plan.done else estimate(task)
+            rows.append({"row": row_name(task), "done": i in plan.done, **asdict(guess)})
     todo = [r for r in rows if not r["done"]]
     total = {
         "rows": len(rows),
@@ -91,6 +95,7 @@ def _print_plan(plan: Plan, console: Console, as_json: bool) -> int:
         "seconds": sum(r["seconds"] for r in todo),
         "memory_mb": max((r["memory_mb"] for r in todo), default=0.0),
         "disk_mb": sum(r["disk_mb"] for r in todo),
+        "cached_mb": plan.cached_mb,
     }
     if as_json:
         sys.stdout.write(json.dumps({"rows": rows, "total": total}, indent=2) + "\n")
@@ -102,14 +107,16 @@ def _print_plan(plan: Plan, console: Console, as_json: bool) -> int:
         if r["done"]:
             table.add_row(escape(r["row"]), "–", "–", "–", "done already", style="dim")
         else:
-            origin = "an earlier run" if r["known"] else "arithmetic"
+            origin = "an earlier run" if r["known"] else "a trial"
             table.add_row(
                 escape(r["row"]), _time(r["seconds"]), _size(r["memory_mb"]), _size(r["disk_mb"]), origin
             )
     console.print(table)
+    cached = f" The data took {_size(plan.cached_mb)} of cache." if plan.cached_mb else ""
     console.print(
-        f"{len(todo)} of {len(rows)} rows to run: about {_time(total['seconds'])}, "
-        f"{_size(total['memory_mb'])} of memory, {_size(total['disk_mb'])} of disk. Nothing was run.",
+        f"{len(todo)} of {len(rows)} rows to run: at most about {_time(total['seconds'])}, "
+        f"{_size(total['memory_mb'])} of memory, {_size(total['disk_mb'])} of disk. "
+        f"No row was run, and nothing written to {escape(str(plan.store.root))}.{cached}",
         soft_wrap=True,
     )
     return 0
