@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sidbench import metrics
 from sidbench.errors import UsageError
-from sidbench.metrics import ABSENT, METRICS, metric
+from sidbench.metrics import ABSENT, METRICS, duplicates, metric
 from sidbench.sids import Codes
 
 
@@ -64,12 +64,49 @@ def test_the_duplicate_floor_counts_identical_rows(scale: float) -> None:
     assert metrics.floor_metrics(x * np.float32(scale)) == {"floor_items": 5 / 50, "floor_distinct": 3 / 50}
 
 
-def test_what_batches_do_to_one_text_is_still_a_duplicate() -> None:
+@pytest.mark.parametrize("dimensions", [64, 384, 768])
+@pytest.mark.parametrize("noise", [1e-6, 1e-5, 1e-4])
+def test_what_batches_do_to_one_text_is_still_a_duplicate(dimensions: int, noise: float) -> None:
     rng = np.random.default_rng(0)
-    x = np.repeat(rng.normal(size=(200, 64)), 2, axis=0)
-    x[1::2] += rng.normal(size=(200, 64)) * 1e-7
-    assert metrics.floor_metrics(x.astype(np.float32))["floor_items"] > 0.95
-    assert metrics.floor_metrics((x + rng.normal(size=x.shape) * 0.05).astype(np.float32))["floor_items"] == 0
+    x = np.repeat(rng.normal(size=(300, dimensions)), 2, axis=0)
+    alone = rng.normal(size=(200, dimensions))
+    x = np.concatenate([x + rng.normal(size=x.shape) * noise, alone]).astype(np.float32)
+    assert metrics.floor_metrics(x) == {"floor_items": 600 / 800, "floor_distinct": 300 / 800}
+
+
+def test_other_texts_are_no_duplicates() -> None:
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.normal(size=(500, 64)), 2, axis=0)
+    for near in (x[::2], x + rng.normal(size=x.shape) * 0.01):
+        assert metrics.floor_metrics(near.astype(np.float32))["floor_items"] == 0
+
+
+@pytest.mark.parametrize("small", [2, 48, 10_000])
+@pytest.mark.parametrize(("n", "dimensions", "spread"), [(400, 2, 0.02), (300, 3, 0.02), (300, 8, 0.001)])
+def test_identical_rows_are_linked_as_by_comparing_every_pair(
+    monkeypatch: pytest.MonkeyPatch, small: int, n: int, dimensions: int, spread: float
+) -> None:
+    monkeypatch.setattr(duplicates, "_SMALL", small)
+    x = (1 + spread * np.random.default_rng(n).normal(size=(n, dimensions))).astype(np.float32)
+    tolerance = np.sqrt(np.square(x, dtype=np.float64).mean()) * duplicates.TOLERANCE
+    close = np.abs(x[:, None] - x).max(axis=2) <= tolerance
+    first = np.arange(n)
+    while True:
+        spread_on = np.where(close, first, n).min(axis=1)
+        if (spread_on == first).all():
+            break
+        first = spread_on
+    assert 1 < len(np.unique(first)) < n
+    np.testing.assert_array_equal(duplicates.identical(x), first)
+
+
+def test_a_large_group_of_almost_equal_rows_costs_no_more_than_others() -> None:
+    x = np.random.default_rng(0).normal(size=(20_000, 16))
+    x[:15_000] = x[0] + 1e-5 * x[:15_000]
+    assert metrics.floor_metrics(x.astype(np.float32)) == {
+        "floor_items": 0.75,
+        "floor_distinct": 14_999 / 20_000,
+    }
 
 
 def test_the_floor_of_constant_rows_is_everything() -> None:

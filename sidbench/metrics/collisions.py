@@ -7,12 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidbench.metrics.duplicates import identical
 from sidbench.metrics.metric import Metric
 from sidbench.sids import Codes, distinct_rows
-
-#: Embeddings count as identical when they agree after rounding to this share of their root mean square: above
-#: what batching does to the embeddings of one text (about 1e-4), far below what tells two texts apart.
-ROUNDING = 1e-3
 
 
 def collision_metrics(codes: Codes, targets: NDArray[Any], *, resolved: bool = False) -> dict[str, float]:
@@ -31,7 +28,7 @@ def collision_metrics(codes: Codes, targets: NDArray[Any], *, resolved: bool = F
 
 def floor_metrics(x: NDArray[np.float32]) -> dict[str, float]:
     """The collisions that identical embeddings force on any tokenizer that sees nothing else."""
-    sizes = np.bincount(distinct_rows(_row_hashes(x))[1])
+    sizes = np.unique(identical(x), return_counts=True)[1]
     return {"floor_items": _in_groups(sizes), "floor_distinct": _surplus(sizes)}
 
 
@@ -41,21 +38,6 @@ def _in_groups(sizes: NDArray[np.int64]) -> float:
 
 def _surplus(sizes: NDArray[np.int64]) -> float:
     return float((sizes.sum() - len(sizes)) / sizes.sum())
-
-
-def _row_hashes(x: NDArray[np.float32]) -> NDArray[Any]:
-    """128 bits a row of the rounded embeddings, a piece at a time, so that a memmap is never held whole."""
-    weights = np.random.default_rng(0).integers(0, 2**64, size=(x.shape[1], 2), dtype=np.uint64) | np.uint64(
-        1
-    )
-    step = max(1, 4_000_000 // x.shape[1])
-    pieces = [slice(s, s + step) for s in range(0, len(x), step)]
-    square = sum(float(np.square(x[p], dtype=np.float64).sum()) for p in pieces)
-    grid = (np.sqrt(square / x.size) or 1.0) * ROUNDING
-    hashes = np.empty((len(x), 2), dtype=np.uint64)
-    for p in pieces:
-        hashes[p] = np.rint(x[p].astype(np.float64) / grid).astype(np.int64).astype(np.uint64) @ weights
-    return hashes
 
 
 def _both(name: str, label: str, legend: str, format: str = ".2%") -> tuple[Metric, ...]:
@@ -96,13 +78,14 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         name="floor_items", label="Duplicate floor", source="data", direction="none", format=".2%",
         secondary=True,
-        legend="Share of items whose embedding is identical to another item's, after rounding to 0.001 of "
-        "the root mean square of all values. A property of the data: what collides beyond it is the "
-        "tokenizer's doing, since identical embeddings get one SID. Does not show near duplicates.",
+        legend="Share of items whose embedding is identical to another item's: every coordinate within 0.001 "
+        "of the root mean square of all values, linked transitively. A property of the data: what collides "
+        "beyond it is the tokenizer's doing, since identical embeddings get one SID. Does not show near "
+        "duplicates.",
     ),
     Metric(
         name="floor_distinct", label="Duplicate floor, surplus", source="data", direction="none",
         format=".2%", secondary=True,
-        legend="(N − distinct embeddings) / N under the same rounding: the floor of surplus items.",
+        legend="(N − distinct embeddings) / N, identical ones counted once: the floor of surplus items.",
     ),
 )  # fmt: skip
