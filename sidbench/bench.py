@@ -177,7 +177,7 @@ def run_one(task: Task, bench: Bench, store: Store, env: dict[str, str]) -> RunR
     except StorageError:
         raise
     except (Exception, SystemExit) as e:  # whatever a plugin raises is that row's failure; the others go on
-        message = provenance.without_folders(_said(e, task))
+        message = provenance.without_folders(_said(e, task), store.root)
         run.error = {"type": type(e).__name__, "stage": run.stage, "message": message}
         log.debug("%s failed in %s", task.label, run.stage, exc_info=True)
     failed = run.error is not None

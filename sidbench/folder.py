@@ -173,6 +173,11 @@ def read_vectors(path: Path) -> Embeddings:
     try:
         x = open_rows(path) if large else np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
+        if "object" in str(e).lower():  # NumPy's word for what only pickle could read
+            raise DataError(
+                f"{path} holds Python objects; expected float16, float32 or float64: "
+                "save it with np.save(path, x.astype('float32'))"
+            ) from None
         raise DataError(
             f"{path} cannot be read as an array of numbers ({e}); write it with np.save"
         ) from None

@@ -27,7 +27,9 @@ class Plugin:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        own = cls.__doc__
         dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
+        cls.__doc__ = own  # where there is none, a dataclass makes one up: its signature
 
     def __init__(self, **params: Any) -> None:  # replaced by the dataclass of every subclass
         raise UsageError(f"{type(self).__name__} declares no parameters of its own and cannot be made")
@@ -110,5 +112,8 @@ def _own_config(hint: Any) -> bool:
 
 
 def _explain(name: str, key: str, value: Any, error: ValidationError) -> str:
-    said = "; ".join(dict.fromkeys(e["msg"] for e in error.errors()))
+    # Of a union, the half that is of the value's own type: that a number is no tuple says nothing.
+    found = error.errors()
+    near = [e for e in found if not e["type"].endswith("_type")] or found
+    said = "; ".join(dict.fromkeys(e["msg"] for e in near))
     return f"{name}.{key} = {value!r} does not fit: {said}"

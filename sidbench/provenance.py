@@ -9,7 +9,10 @@ import os
 import platform
 import re
 import sys
+import sysconfig
+import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,8 +22,11 @@ from sidbench import __version__
 from sidbench.errors import DataError
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-#: The folders of an absolute path (of Unix or Windows), which an address such as https://a/b is not.
-_FOLDERS = re.compile(r"(?<![\w:/.])~?/(?:[^/\s'\":]+/)+|\b[A-Za-z]:\\(?:[^\\\s'\":]+\\)+")
+#: How an absolute path begins (on Unix or Windows), which an address such as https://a/b does not.
+_START = r"(?:file:/*(?=/)|(?<![\w:/.]))~?/|(?:file:/+|\b(?<!:))[A-Za-z]:[\\/]|(?<![\w\\:])\\\\"
+#: The folders of a path; between quotes they may hold spaces, and on Windows anywhere.
+_QUOTED = re.compile(rf"(?<=(['\"]))(?:{_START})(?:(?:(?!\1)[^/\\\n])+[/\\]+)*(?=(?:(?!\1)[^\n])*\1)")
+_FOLDERS = re.compile(rf"(?:{_START})(?:[^/\\\s'\":]+/+|[^/\\'\":\n]+\\+)*(?=[^\s'\":/\\])")
 
 #: Packages whose version can change a result.
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "faiss-cpu", "faiss-gpu", "k-means-constrained")
@@ -156,9 +162,36 @@ def total_memory() -> int:
         return 0
 
 
-def without_folders(text: str) -> str:
-    """Text for a record, which is shared: of an absolute path only its last name is kept."""
+def without_folders(text: str, *roots: Path) -> str:
+    """Text for a record, which is shared: of an absolute path only its last name is kept.
+
+    `roots` are folders of this run; those that every run knows are looked for as they are, spaces and all.
+    """
+    text = _QUOTED.sub("", text)
+    places = {str(p) for r in (*roots, *_known_roots()) for p in (r.absolute(), r.resolve())}
+    for place in sorted(places, key=len, reverse=True):
+        if len(place) > 3:  # not / or C:\
+            found = re.escape(place)
+            text = re.sub(rf"(?<![\w.~-])(?:file://)?{found}[/\\](?:[^/\\\s'\":]+[/\\])*", "", text)
+            text = re.sub(rf"(?<![\w.~-])(?:file://)?{found}(?![\w-])", lambda m: Path(m[0]).name, text)
     return _FOLDERS.sub("", text)
+
+
+def _known_roots() -> list[Path]:
+    """Folders whose names say whose machine this is."""
+    named = [
+        folder
+        for variable in ("SIDBENCH_DATA", "SIDBENCH_PLUGIN_PATH", "SIDBENCH_CACHE")
+        for folder in os.environ.get(variable, "").split(os.pathsep)
+        if folder
+    ]
+    plugins = getattr(sys.modules.get("sidbench.plugins"), "__path__", [])
+    libraries = sysconfig.get_paths()["purelib"]
+    found = [tempfile.gettempdir(), sys.prefix, libraries, *plugins, *named]
+    for place in (Path.cwd, Path.home):
+        with suppress(OSError, RuntimeError):  # removed meanwhile; a user without one
+            found.append(place())
+    return [Path(f).expanduser() for f in found]
 
 
 def named_by_content(path: Path) -> str:

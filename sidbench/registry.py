@@ -50,12 +50,15 @@ class Registry:
 
     def add(self, module: ModuleType, origin: str) -> None:
         """Take in every plugin class that a module defines."""
-        for cls in vars(module).values():
-            if not (inspect.isclass(cls) and issubclass(cls, Plugin) and _defines(module, cls)):
-                continue
-            if cls.kind not in KINDS or (
-                not cls.name and (inspect.isabstract(cls) or cls.__name__[0] == "_")
-            ):
+        own = [
+            c
+            for c in vars(module).values()
+            if inspect.isclass(c) and issubclass(c, Plugin) and _defines(module, c)
+        ]
+        for cls in own:
+            shared = any(c is not cls and issubclass(c, cls) for c in own)
+            base = shared or inspect.isabstract(cls) or cls.__name__[0] == "_"
+            if cls.kind not in KINDS or (not cls.name and base):
                 continue  # a base that others of the file share
             missing = sorted(getattr(cls, "__abstractmethods__", ()))
             known = self.found[cls.kind]

@@ -12,6 +12,16 @@ from pydantic import Field
 from sidbench.errors import NotFittedError, UsageError
 from sidbench.plugin import Plugin, configure, parameter_types
 
+Size = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class Sized(Plugin):
+    """A union of two shapes, as codebook_size is."""
+
+    name = "sized"
+
+    size: Size | tuple[Size, ...] = 256
+
 
 class Knobs(Plugin):
     """Knobs to turn.
@@ -122,3 +132,24 @@ def test_what_is_learned_is_missing_before_fit() -> None:
 
 def test_the_summary_is_the_first_line() -> None:
     assert Knobs.summary() == "Knobs to turn."
+
+    class Silent(Plugin):
+        name = "silent"
+        rounds: int = 3
+
+    assert Silent.summary() == ""
+
+
+@pytest.mark.parametrize(
+    ("size", "said", "unsaid"),
+    [
+        (70_000, "less than or equal to 65536", "tuple"),
+        ((70_000, 2), "less than or equal to 65536", "valid integer"),
+        ("x", "valid integer", "tuple"),
+    ],
+)
+def test_of_a_union_only_the_half_that_was_meant_is_told(size: Any, said: str, unsaid: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        configure(Sized, {"size": size})
+    assert said in str(caught.value)
+    assert unsaid not in str(caught.value)

@@ -132,6 +132,13 @@ def test_relative_imports_of_a_package_are_followed(tmp_path: Path, monkeypatch:
         ("results/records/x.json", "results/records/x.json"),
         ("3 / 4 and and/or", "3 / 4 and and/or"),
         ("--results=/a/b/c", "--results=c"),
+        ("gone: '/home/me/my data/x y.npy'", "gone: 'x y.npy'"),
+        ("'/a/b' and '/c d/e'", "'b' and 'e'"),
+        ("see file:///home/me/x.npy", "see x.npy"),
+        ("C:\\Users\\John Smith\\x.npy is torn", "x.npy is torn"),
+        ("at D:/data/me/x.npy", "at x.npy"),
+        ("\\\\server\\share\\x.npy", "x.npy"),
+        ("expected 3/4 of a:b", "expected 3/4 of a:b"),
     ],
 )
 def test_records_hold_no_folder_of_a_machine(text: str, kept: str) -> None:
@@ -170,3 +177,12 @@ def test_the_machine_is_told_by_what_decides_its_times() -> None:
     assert (machine["threads"], machine["device"], machine["gpu"]) == (3, "cpu", None)
     assert machine["cores"] >= 1
     assert {"sidbench", "python", "torch", "numpy"} <= provenance.versions().keys()
+
+
+def test_folders_that_are_known_go_with_their_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, data, results = (tmp_path / name for name in ("John Smith", "my data", "the results"))
+    home.mkdir()
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("SIDBENCH_DATA", str(data))
+    said = f"{home}/x.npy and {data}/shop/y.npy, {results}/z.npy; {home} is full"
+    assert without_folders(said, results) == "x.npy and y.npy, z.npy; John Smith is full"

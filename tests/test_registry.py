@@ -264,3 +264,15 @@ def test_a_fitted_tokenizer_is_loaded_by_its_name(tmp_path: Path) -> None:
     fitted = registry.find("tokenizer", "rq-kmeans")(levels=2, codebook_size=4).fit(x)
     fitted.save(tmp_path)
     assert (registry.load_tokenizer(tmp_path).encode(x) == fitted.encode(x)).all()
+
+
+def test_a_base_without_a_name_that_others_of_the_file_share_is_not_broken(
+    plugin_folder: PluginFolder,
+) -> None:
+    text = textwrap.dedent(good()).replace("class Mine", "class Shared").replace('name = "mine"', "")
+    assert "Shared" in text
+    plugin_folder.write("mine", text + "\n\nclass One(Shared):\n    name = 'one'\n")
+    assert not reasons()
+    assert "one" in registry.tokenizers()
+    plugin_folder.write("mine", text)
+    assert "it has no name" in reasons()["Shared"]

@@ -218,6 +218,10 @@ def test_other_ids_of_the_same_vectors_are_another_run(sidbench_cli: Cli, tmp_pa
     assert len(records) == 3
     assert len({r.key["dataset"]["fingerprint"] for r in records}) == 1  # and so one permutation
     assert len({r.metrics["recall@10"] for r in records}) == 1
+    told = json.loads(sidbench_cli("clean", "--results", results, "--yes", "--json").out)["stale"]
+    assert sum(s["reason"] == "made on older data" for s in told) == 2
+    (kept,) = loaded(results).values()
+    assert kept == max(records, key=lambda r: r.measured["finished"])
 
 
 def test_a_record_says_whose_data_and_how_many_users(first: Path) -> None:
@@ -670,17 +674,20 @@ def test_clean_lists_what_is_stale_and_removes_it_when_told(sidbench_cli: Cli, r
     path = Store(results).path(record.key)
     path.write_text(path.read_text().replace(record.code, "0" * 16))
     (path.parent / f".{path.name}-abc").write_text("half")
+    (results / ".LEADERBOARD.md-abc").write_text("half")
     before = files(results)
     said = sidbench_cli("clean", "--results", results)
     assert said.code == 0
     assert f"{path}: made by older code" in said.out
     assert "left over from a run that was killed" in said.out
-    assert "4 stale; --yes removes them" in said.out
+    assert "5 stale; --yes removes them" in said.out
     assert files(results) == before
     assert sidbench_cli("clean", "--results", results, "--yes").code == 0
     assert "random suffix 0" not in loaded(results)
     assert not Store(results).artifact(record.key).exists()
-    assert not list(path.parent.glob("*"))
+    assert not path.parent.exists()
+    assert not Store(results).artifact(record.key).parent.exists()
+    assert not list(results.rglob(".*"))
     assert "rq-kmeans suffix 0" in loaded(results)
     assert sidbench_cli("leaderboard", "--check", "--results", results).code == 0
 

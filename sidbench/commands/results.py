@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sidbench import registry
 from sidbench.bench import code_of
 from sidbench.decoder import Decoder
 from sidbench.errors import DataError, SidbenchError, StorageError, UsageError
-from sidbench.record import RunRecord, Store, atomically
+from sidbench.record import RunRecord, Store, atomically, canonical
 from sidbench.report import check as compare
 from sidbench.report import leaderboard as render
 from sidbench.sids import SIDs
@@ -84,6 +85,7 @@ def clean(root: Path, *, yes: bool, as_json: bool) -> int:
     if yes:
         for path, _ in found:
             _remove(path)
+        _remove_empty(store)
         write_board(store)
     if as_json:
         stale = [{"path": str(p), "reason": why} for p, why in found]
@@ -103,6 +105,7 @@ def _stale(store: Store) -> tuple[list[tuple[Path, str]], list[Path]]:
     found: list[tuple[Path, str]] = []
     unknown: list[Path] = []
     kept: set[Path] = set()
+    present = _present_data(store)
     for path, record in store.all():
         if isinstance(record, DataError):
             found.append((path, "cannot be read"))
@@ -110,6 +113,8 @@ def _stale(store: Store) -> tuple[list[tuple[Path, str]], list[Path]]:
             found.append((path, "failed"))
         elif record.code != (today := _code_today(record)) and today:
             found.append((path, "made by older code"))
+        elif _data(record) != present[_data_name(record)]:
+            found.append((path, "made on older data"))
         else:
             kept |= {path.with_suffix(".npz"), store.artifact(record.key)}
             unknown += [] if today else [path]
@@ -121,8 +126,28 @@ def _stale(store: Store) -> tuple[list[tuple[Path, str]], list[Path]]:
     found += [
         (p, "its record is gone or stale") for p in (store.root / "artifacts").glob("*/*/*") if p not in kept
     ]
-    found += [(p, "left over from a run that was killed") for p in store.root.glob("records/*/*/.*")]
+    for pattern in ("records/*/*/.*", f".{store.board.name}-*"):
+        found += [(p, "left over from a run that was killed") for p in store.root.glob(pattern)]
     return sorted(found), unknown
+
+
+def _data_name(record: RunRecord) -> str:
+    """What a person calls the data of a record."""
+    dataset = record.key["dataset"]
+    return canonical([dataset.get(k) for k in ("name", "plugin", "params")])
+
+
+def _data(record: RunRecord) -> tuple[Any, ...]:
+    """What the data of a record held."""
+    dataset = record.key["dataset"]
+    return dataset.get("fingerprint"), dataset.get("catalogue")
+
+
+def _present_data(store: Store) -> dict[str, tuple[Any, ...]]:
+    """By name, the data of the newest record that ran."""
+    whole = [r for r in readable(store) if r.status == "ok"]
+    newest_last = sorted(whole, key=lambda r: str(r.measured.get("finished", "")))
+    return {_data_name(r): _data(r) for r in newest_last}
 
 
 def _code_today(record: RunRecord) -> str:
@@ -135,6 +160,14 @@ def _code_today(record: RunRecord) -> str:
     except UsageError:
         return ""
     return code_of(*own)
+
+
+def _remove_empty(store: Store) -> None:
+    """Folders below records/ and artifacts/ that hold nothing any more."""
+    for kind in ("records", "artifacts"):
+        for folder in sorted(store.root.glob(f"{kind}/**/"), reverse=True):  # the deepest first
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def _remove(path: Path) -> None:
