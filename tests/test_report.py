@@ -138,6 +138,7 @@ def rendered(records: list[RunRecord], width: int) -> str:
         {"dataset": {**DATASET, "fingerprint": "fedcba9876543210"}},
         {"dataset": {**DATASET, "name": "beauty"}},
         {"protocol__seen": "mask"},
+        {"protocol__cutoffs": [10, 300]},
         {"resolver": {"name": "keep", "params": {}}},
         {"decoder__params__width": 128},
         {"decoder": None},
@@ -152,9 +153,70 @@ def test_what_must_agree_makes_another_table(change: dict[str, Any]) -> None:
     assert len(lines(leaderboard([a, b]), "## ")) == 3  # two sections and the legend
 
 
-def test_seed_and_cutoffs_do_not_make_another_table() -> None:
-    table = only([run("a", 0.1), run("a", 0.2, seed=1), run("b", 0.3, protocol__cutoffs=[10])])
+def test_seed_and_what_older_records_do_not_say_make_no_other_table() -> None:
+    told = {**KEY["protocol"], "evaluated": 19_000}
+    b = run("b", 0.3, protocol=told, dataset={**DATASET, "params": {"users": 20_000}})
+    b.facts["beam"] = 50
+    table = only([run("a", 0.1), run("a", 0.2, seed=1), b])
     assert [r.name for r in table.rows] == ["b", "a"]
+
+
+def test_other_cutoffs_make_a_section_of_their_own_with_its_floor() -> None:
+    records = [*usual(), run("balanced", 0.08, protocol__cutoffs=[10, 300])]
+    records += [run("random", 0.01, protocol__cutoffs=[10, 300])]
+    text = leaderboard(records)
+    assert [h.split("decoder")[-1].split("quick")[-1] for h in lines(text, "## ")[:2]] == [
+        ", cut-offs 1, 5, 10, 20",
+        ", cut-offs 10, 300",
+    ]
+    assert {len(t.rows) for t in board_tables(records)} == {6, 2}
+    assert check(text, records) == []
+
+
+def test_rows_searched_with_other_beams_stand_apart() -> None:
+    a, b, early = run("a", 0.1), run("b", 0.2), failed("early")
+    a.facts["beam"], b.facts["beam"] = 50, 300
+    assert [len(t.rows) for t in board_tables([a, b, early])] == [2, 2]
+    text = leaderboard([a, b, early, reference("item-knn", 0.05)])
+    assert [h.rpartition(", ")[2] for h in lines(text, "## ")[:2]] == ["beam 300", "beam 50"]
+    assert "searched with a beam of 300" in text
+
+
+def test_what_was_evaluated_is_said() -> None:
+    told = {**KEY["protocol"], "evaluated": 19_000}
+    a = run("a", 0.1, protocol=told, dataset={**DATASET, "params": {"ties": "file"}})
+    b = run("b", 0.2, decoder__params__tokens="items")
+    a.key["decoder"]["params"]["tokens"] = "items"
+    c = run("b", 0.2, dataset={**DATASET, "fingerprint": "fedcba9876543210", "params": {"ties": "id"}})
+    a.facts["notes"], b.facts["notes"] = ["12 ties"], ["12 ties", "7 users too short"]
+    text = leaderboard([a, b, c])
+    assert "19,000 users evaluated" in text
+    assert "loaded with `ties file`" in text
+    assert "- **Notes**: 12 ties; 7 users too short" in text
+    assert "the encoder reads item tokens" in text
+    assert any("ties file" in h for h in lines(text, "## "))
+    assert any("ties id" in h for h in lines(text, "## "))
+
+
+def test_all_cutoffs_stand_on_the_board_at_both_levels() -> None:
+    records = usual()
+    for r in records:
+        if r.status == "ok" and r.key["kind"] == "tokenizer":
+            for k in (1, 5, 10, 20):
+                r.metrics.update({f"sid_recall@{k}": 0.1, f"sid_ndcg@{k}": 0.1, f"mrr@{k}": 0.05})
+            r.levels["utilization"] = [1.0, 0.5, 0.25]
+    text = leaderboard(records)
+    for k in (1, 5, 10, 20):
+        for label in ("Recall", "NDCG", "MRR", "SID-level recall", "SID-level NDCG"):
+            assert f" {label}@{k} " in text.partition(f"### Cut-off {k}\n")[2].partition("###")[0]
+    assert "100.0% · 50.0% · 25.0%" in text
+    assert check(text, records) == []
+
+
+def test_tables_on_a_terminal_have_a_blank_line_between() -> None:
+    shown = rendered([run("a", 0.1), run("a", 0.1, protocol__seen="mask")], 100)
+    second = next(i for i, line in enumerate(shown.splitlines()) if "seen mask" in line)
+    assert not shown.splitlines()[second - 1].strip()
 
 
 def test_references_stand_on_every_board_of_their_data() -> None:

@@ -27,19 +27,20 @@ METRICS: tuple[Metric, ...] = (
         legend=f"Wall-clock seconds of the resolver. {_HERE}",
     ),
     Metric(
-        name="decoder_seconds", label="Decoder", source="clock", direction="lower", format=",.1f", unit="s",
+        name="decoder_seconds", label="Decoder training", source="clock", direction="lower", format=",.1f",
+        unit="s",
         legend="Wall-clock seconds to train the shared decoder on the row's SIDs, selection on validation "
-        f"included. Early stopping ends it, so it is not speed alone. {_HERE}",
+        f"included. Early stopping may end it sooner, so it is not speed alone. {_HERE}",
     ),
     Metric(
-        name="decoder_sequences_per_second", label="Decoder", source="clock", direction="higher",
+        name="decoder_sequences_per_second", label="Decoder speed", source="clock", direction="higher",
         format=",.0f", unit="sequences/s",
         legend=f"Training sequences that the decoder took in a second. {_HERE}",
     ),
     Metric(
         name="search_users_per_second", label="Search", source="clock", direction="higher", format=",.0f",
         unit="users/s",
-        legend="Users served a second: histories in, lists of items out, encoder and beam search included. "
-        f"{_HERE}",
+        legend="Users served a second: histories in, ranked groups with their items out, encoder and beam "
+        f"search included. {_HERE}",
     ),
 )  # fmt: skip

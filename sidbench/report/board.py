@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 #: The cut-off of the headline, where it was evaluated; otherwise the largest one.
 HEADLINE = 10
 
-QUALITY = ("recall@H", "ndcg@H", "recall@K", "sid_recall@H", "inflation@H")
+#: Recall and NDCG are one number at cut-off 1.
+QUALITY = ("recall@K", "ndcg@M", "sid_recall@H", "inflation@H")
+#: Of one cut-off, item level and SID level beside each other.
+CUTOFF = ("recall", "ndcg", "mrr", "sid_recall", "sid_ndcg", "inflation")
 CODES = (
     "collision_items",
     "collision_items_resolved",
@@ -79,7 +82,8 @@ class Row:
 class Table:
     """Rows that may be compared, since all that must agree agrees."""
 
-    #: What agrees: dataset, protocol, hardware; and shape, resolver, decoder unless all rows are references.
+    #: What agrees: dataset, protocol with cut-offs, hardware; and shape, resolver, decoder, beam unless all
+    #: rows are references.
     agreed: dict[str, Any]
     records: tuple[RunRecord, ...]
     rows: tuple[Row, ...]
@@ -103,14 +107,16 @@ class Table:
         return sorted({seed for row in self.rows for seed in row.seeds})
 
     def columns(self, names: Sequence[str]) -> list[Metric]:
-        """The metrics of a list of names that some row has; @H is the headline cut-off, @K all others."""
+        """The metrics of some names that a row has; @H is the headline cut-off, @K all, @M all above 1."""
         wanted: list[str] = []
         for name in names:
             family, _, cutoff = name.partition("@")
             if cutoff == "H":
                 wanted += [f"{family}@{self._headline_cutoff}"] if self.cutoffs else []
             elif cutoff == "K":
-                wanted += [f"{family}@{k}" for k in self.cutoffs if k != self._headline_cutoff]
+                wanted += [f"{family}@{k}" for k in self.cutoffs]
+            elif cutoff == "M":
+                wanted += [f"{family}@{k}" for k in self.cutoffs if k > 1]
             else:
                 wanted.append(name)
         return [metric(name) for name in wanted if any(name in row.values for row in self.rows)]
@@ -193,21 +199,23 @@ def _agreement(record: RunRecord) -> dict[str, str]:
     key = record.key
     parts: dict[str, Any] = {
         "dataset": {k: key["dataset"][k] for k in ("name", "fingerprint")},
-        # Other cut-offs are other columns of the same evaluation.
-        "protocol": {k: v for k, v in key["protocol"].items() if k != "cutoffs"},
+        # How many are evaluated follows from the data and the protocol; older records do not say it.
+        "protocol": {k: v for k, v in key["protocol"].items() if k != "evaluated"},
         "hardware": key["hardware"],
     }
     if key["kind"] != "reference":
         parts |= {"resolver": settings(key["resolver"]), "decoder": settings(key["decoder"])}
         if "sizes" in record.facts:  # a run that failed early may not know its shape
             parts["shape"] = list(record.facts["sizes"])
+        if "beam" in record.facts:  # nor is it searched
+            parts["beam"] = record.facts["beam"]
     return {part: json.dumps(v, sort_keys=True) for part, v in parts.items()}
 
 
 def _table(group: dict[str, str], records: list[RunRecord]) -> Table:
     found: dict[str, dict[int, RunRecord]] = {}
-    # A seed is one sample: of its runs with other cut-offs, the one that went furthest stands.
-    for r in sorted(records, key=lambda r: (r.status == "ok", max(r.key["protocol"]["cutoffs"]))):
+    # A seed is one sample: of several runs of it, one that succeeded and says its beam stands.
+    for r in sorted(records, key=lambda r: (r.status == "ok", "beam" in r.facts, r.id)):
         identity = [r.key[k] for k in ("kind", "method", "label")] + [settings(r.key["params"])]
         found.setdefault(json.dumps(identity, sort_keys=True), {})[r.key["seed"]] = r
     by_row = {identity: list(runs.values()) for identity, runs in found.items()}
@@ -249,7 +257,7 @@ def _row(name: str, runs: list[RunRecord]) -> Row:
 
 def _facts(runs: list[RunRecord]) -> dict[str, Any]:
     """Plain facts that all seeds share; what the board says elsewhere is left out."""
-    shared = sorted(set.intersection(*(set(r.facts) for r in runs)) - {"floor"}) if runs else []
+    shared = sorted(set.intersection(*(set(r.facts) for r in runs)) - {"floor", "beam"}) if runs else []
     first = {name: runs[0].facts[name] for name in shared}
     return {
         name: fact

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from sidbench.metrics import METRICS, Metric
+from sidbench.metrics import ABSENT, METRICS, Metric
 from sidbench.report import words
-from sidbench.report.board import CODES, COST, QUALITY, Row, Table, tables
+from sidbench.report.board import CODES, COST, CUTOFF, QUALITY, Row, Table, tables
 
 if TYPE_CHECKING:
     from sidbench.record import RunRecord
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 #: Before the ids of the records that a board was made of, at its end.
 STAMP = "<!-- made of the records"
 
-_HOW = """Each section holds runs that may be compared: same data, protocol, SID shape, resolver, decoder
-settings and machine. Rows stand in order of item-level recall, ranked over all items of the
-catalogue. **Bold** is the best tokenizer of a column. *Slanted* rows are there to compare with: a
-floor ignores what it encodes, a reference needs no SIDs. ± is the sample standard deviation over
-seeds. The [legend](#legend) says what each column means."""
+_HOW = """Each section holds runs that may be compared: same data, protocol, cut-offs, SID shape,
+resolver, decoder settings, beam and machine. Rows stand in order of item-level recall, ranked over
+all items of the catalogue. **Bold** is the best tokenizer of a column. *Slanted* rows are there to
+compare with: a floor ignores what it encodes, a reference needs no SIDs. ± is the sample standard
+deviation over seeds. The [legend](#legend) says what each column means."""
 
 _ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 
@@ -32,8 +32,8 @@ def leaderboard(records: Iterable[RunRecord]) -> str:
     groups = tables(records)
     lines = ["# Leaderboard", "", _HOW, ""]
     shown: dict[str, Metric] = {}
-    for table, heading in zip(groups, _headings(groups), strict=True):
-        lines += [f"## {heading}", "", *_section(table, shown)]
+    for table, heading in zip(groups, words.titles(groups), strict=True):
+        lines += [f"## {escape(heading)}", "", *_section(table, shown)]
     lines += ["## Legend", "", *_legend(shown), "", STAMP, *sorted(r.id for r in records), "-->"]
     return "\n".join(lines) + "\n"
 
@@ -43,16 +43,6 @@ def escape(text: str) -> str:
     for c in "\\`*_|[]":
         text = text.replace(c, f"\\{c}")
     return text.replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _headings(groups: list[Table]) -> list[str]:
-    """One heading a table, numbered where only the facts below tell two apart."""
-    out: list[str] = []
-    for table in groups:
-        heading = escape(words.title(table))
-        again = sum(words.title(t) == words.title(table) for t in groups[: len(out)])
-        out.append(f"{heading} ({again + 1})" if again else heading)
-    return out
 
 
 def _section(table: Table, shown: dict[str, Metric]) -> list[str]:
@@ -69,12 +59,14 @@ def _section(table: Table, shown: dict[str, Metric]) -> list[str]:
             lines += [f"### {name}", "", *_grid(table, rows, columns, by_level=name == "SIDs"), ""]
         if name == "Quality":
             lines += [f"> {escape(note)}\n" for note in table.notes]
-            lines += _failures(table)
+            lines += _failures(table) + _cutoffs(table, shown)
     return [*lines, *_parameters(table)]
 
 
 def _facts(table: Table) -> list[str]:
     facts = [("Data", words.dataset(table)), ("Protocol", words.protocol(table))]
+    if notes := words.notes(table):
+        facts.append(("Notes", escape("; ".join(notes))))
     if "shape" in table.agreed:
         facts.append(("SIDs", f"{words.shape(table)} codes, {words.bits(table):.4g} bits an item"))
     if "resolver" in table.agreed:
@@ -93,19 +85,16 @@ def _facts(table: Table) -> list[str]:
 def _grid(table: Table, rows: Iterable[Row], columns: list[Metric], *, by_level: bool) -> list[str]:
     rows = list(rows)
     repeated = any(len(r.seeds) + len(r.failures) > 1 for r in rows)
-    levels = by_level and any("perplexity" in r.levels for r in rows)
+    levels = [n for n in ("utilization", "perplexity") if by_level and any(n in r.levels for r in rows)]
     head = ["Method", *(["Seeds"] if repeated else []), *map(_header, columns)]
-    head += ["Perplexity by level"] if levels else []
+    head += [f"{METRICS[n].label} by level" for n in levels]
     grid = [head, [":--", *["--:"] * (len(head) - 1)]]
     for row in rows:
         cells = [_method(row), *([str(len(row.seeds))] if repeated else [])]
         for c in columns:
             text = table.cell(row, c)
             cells.append(f"**{text}**" if row.name in table.best(c) else text)
-        if levels:
-            cells.append(
-                " · ".join(METRICS["perplexity"].show(v) for v in row.levels.get("perplexity", [])) or "–"
-            )
+        cells += [" · ".join(map(METRICS[n].show, row.levels.get(n, []))) or ABSENT for n in levels]
         grid.append(cells)
     return [f"| {' | '.join(cells)} |" for cells in grid]
 
@@ -126,6 +115,18 @@ def _failures(table: Table) -> list[str]:
         return []
     lines = [f"- {escape(row.name)}, seed {f.seed}, {escape(f.reason)}" for row, f in failed]
     return ["**Failed runs**", "", *lines, ""]
+
+
+def _cutoffs(table: Table, shown: dict[str, Metric]) -> list[str]:
+    """Every ranking number, a table a cut-off."""
+    rows = [r for r in table.rows if r.seeds]
+    lines = []
+    for k in table.cutoffs:
+        columns = table.columns([f"{family}@{k}" for family in CUTOFF])
+        shown.update({c.name: c for c in columns})
+        lines += [f"### Cut-off {k}", "", *_grid(table, rows, columns, by_level=False), ""]
+    summary = "<details><summary>All cut-offs, item and SID level</summary>"
+    return [summary, "", *lines, "</details>", ""] if lines else []
 
 
 def _parameters(table: Table) -> list[str]:

@@ -55,10 +55,16 @@ _STYLES = {"method": "", "floor": "dim", "reference": "dim"}
 
 def tables(records: Iterable[RunRecord], *, width: int = 100) -> list[RenderableType]:
     """One table a comparable group, no wider than `width`, with its notes and failures below."""
-    return [_rendered(table, width) for table in comparable(records)]
+    groups = comparable(records)
+    return [_rendered(table, title, width) for table, title in zip(groups, _titles(groups), strict=True)]
 
 
-def _rendered(table: Table, width: int) -> RenderableType:
+def _titles(groups: list[Table]) -> list[str]:
+    """Titles with a blank line between a table and the next."""
+    return [f"\n{title}" if i else title for i, title in enumerate(words.titles(groups))]
+
+
+def _rendered(table: Table, title: str, width: int) -> RenderableType:
     rows = table.rows
     names = [_name(row) for row in rows]
     repeated = any(len(r.seeds) + len(r.failures) > 1 for r in rows)
@@ -80,7 +86,7 @@ def _rendered(table: Table, width: int) -> RenderableType:
         grid.add_row(*cells, style=style)
     below = [Text(note, style="yellow") for note in table.notes]
     below += [Text(f"{r.name}, seed {f.seed}, {f.reason}", style="red") for r in rows for f in r.failures]
-    return Group(Text(words.title(table), style="bold"), grid, *below)
+    return Group(Text(title, style="bold"), grid, *below)
 
 
 def _fitting(table: Table, space: int) -> list[Metric]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from sidbench.report.board import Table
@@ -14,14 +15,36 @@ def dataset(table: Table) -> str:
     return (
         f"{code(d['name'])}, {d['items']:,} items with embeddings of {d['dimensions']:,} dimensions, "
         f"{d['users']:,} users, {d['interactions']:,} interactions (fingerprint `{d['fingerprint']}`)"
+        f"{f', loaded with {code(parameters(params))}' if (params := dataset_params(table)) else ''}"
     )
+
+
+def dataset_params(table: Table) -> dict[str, Any]:
+    """The dataset's parameters, where some record says them."""
+    return next((p for r in table.records if (p := r.key["dataset"].get("params"))), {})
 
 
 def protocol(table: Table) -> str:
     p = table.agreed["protocol"]
-    seen = {"keep": "seen items stay in the lists", "mask": "seen items are left out"}
-    rest = [f"{k} {plain(v)}" for k, v in p.items() if k not in ("name", "seen")]
-    return ", ".join([code(p["name"]), seen.get(p["seen"], f"seen items: {p['seen']}"), *rest])
+    knn = any(r.key["method"] == "item-knn" for r in table.records)
+    seen = {
+        "keep": "seen items stay in the lists"
+        + (" (so `item-knn` ranks the last item of the history itself first)" if knn else ""),
+        "mask": "seen items are left out (a test item that is already in the history counts as missed)",
+    }
+    rest = [f"{k} {plain(v)}" for k, v in p.items() if k not in ("name", "seen", "cutoffs")]
+    said = [code(p["name"]), seen.get(p["seen"], f"seen items: {p['seen']}"), cutoffs(table), *rest]
+    evaluated = next((e for r in table.records if (e := r.key["protocol"].get("evaluated"))), None)
+    return ", ".join([*said, *([f"{evaluated:,} users evaluated"] if evaluated else [])])
+
+
+def cutoffs(table: Table) -> str:
+    return f"cut-offs {', '.join(map(str, table.agreed['protocol']['cutoffs']))}"
+
+
+def notes(table: Table) -> list[str]:
+    """What loading and splitting the data found, as far as the records say."""
+    return sorted({str(note) for r in table.records for note in r.facts.get("notes", [])})
 
 
 def shape(table: Table) -> str:
@@ -45,7 +68,14 @@ def decoder(table: Table) -> str:
     d = table.agreed.get("decoder")
     if not d:
         return "none"
-    return f"{_named(d['name'], d['params'])}, preset {code(d['preset'])}"
+    reads = {"codes": ["the encoder reads code tokens"], "items": ["the encoder reads item tokens"]}
+    return ", ".join(
+        [
+            f"{_named(d['name'], d['params'])}, preset {code(d['preset'])}",
+            *reads.get(str((d["params"] or {}).get("tokens")), []),
+            *([f"searched with a beam of {table.agreed['beam']}"] if "beam" in table.agreed else []),
+        ]
+    )
 
 
 def hardware(table: Table) -> str:
@@ -86,6 +116,39 @@ def title(table: Table) -> str:
         parts += [shape(table), f"{r['name']} resolver" if r else "no resolver"]
         parts.append(f"{d['name']} {d['preset']}" if d else "no decoder")
     return ", ".join(parts)
+
+
+def titles(tables: Sequence[Table]) -> list[str]:
+    """A title for each table; alike ones are told apart by what differs, else by a number."""
+    alike: dict[str, list[Table]] = {}
+    for table in tables:
+        alike.setdefault(title(table), []).append(table)
+    out: list[str] = []
+    met: dict[str, int] = {}
+    for table in tables:
+        told = [_facets(t) for t in alike[title(table)]]
+        mine = _facets(table)
+        differ = [mine[k] for k in mine if any(other.get(k) != mine[k] for other in told)]
+        said = ", ".join([title(table), *differ])
+        met[said] = met.get(said, 0) + 1
+        out.append(f"{said} ({met[said]})" if met[said] > 1 else said)
+    return out
+
+
+def _facets(table: Table) -> dict[str, str]:
+    """What a title says only where another table has it otherwise."""
+    protocol, hardware = table.agreed["protocol"], table.agreed["hardware"]
+    out = {"seen": f"seen {protocol['seen']}", "cutoffs": cutoffs(table)}
+    parts: dict[str, Any] = {"dataset": {"params": dataset_params(table)}}
+    parts |= {part: table.agreed.get(part) or {} for part in ("resolver", "decoder")}
+    for part, values in parts.items():
+        out |= {f"{part}.{k}": f"{k} {plain(v)}" for k, v in (values.get("params") or {}).items()}
+    if "beam" in table.agreed:
+        out["beam"] = f"beam {table.agreed['beam']}"
+    # A beam that is widened for the cut-offs says more than the one asked for.
+    if "beam" in out:
+        out.pop("decoder.beam", None)
+    return out | {"device": f"device {hardware['device']}"}
 
 
 def parameters(params: dict[str, Any]) -> str:
