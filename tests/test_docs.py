@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from sidbench import __version__, registry
 from sidbench.cli import app
-from sidbench.settings import Settings, parse_set
+from sidbench.settings import parse_set, read_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -41,12 +41,16 @@ def test_commands_in_the_documents_parse(words: list[str]) -> None:
         parse_set(text)
 
 
-def test_the_run_file_in_the_readme_is_valid() -> None:
-    from sidbench.settings import tomllib
-
+def test_the_run_file_in_the_readme_is_valid(tmp_path: Path) -> None:
     [text] = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
-    settings = Settings(**tomllib.loads(text))
+    (tmp_path / "runs.toml").write_text(text)
+    settings = read_settings(tmp_path / "runs.toml", {}, [])
     assert settings.methods == ["rq-kmeans", "rq-kmeans@long", "random"]
+
+
+def test_no_place_was_kept_for_text_to_come() -> None:
+    for text in (README, CONTRIBUTING):
+        assert not re.search(r"^[A-Z]+(-[A-Z]+)+$|TODO|TBD", text, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "resolver", "reference"])
