@@ -68,9 +68,9 @@ def test_the_duplicate_floor_counts_identical_rows(scale: float) -> None:
 @pytest.mark.parametrize("noise", [1e-6, 1e-5, 1e-4])
 def test_what_batches_do_to_one_text_is_still_a_duplicate(dimensions: int, noise: float) -> None:
     rng = np.random.default_rng(0)
-    x = np.repeat(rng.normal(size=(300, dimensions)), 2, axis=0)
+    pairs = np.repeat(rng.normal(size=(300, dimensions)), 2, axis=0)
     alone = rng.normal(size=(200, dimensions))
-    x = np.concatenate([x + rng.normal(size=x.shape) * noise, alone]).astype(np.float32)
+    x = np.concatenate([pairs + rng.normal(size=pairs.shape) * noise, alone]).astype(np.float32)
     assert metrics.floor_metrics(x) == {"floor_items": 600 / 800, "floor_distinct": 300 / 800}
 
 

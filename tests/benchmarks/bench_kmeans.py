@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a bare checkout
 
 import numpy as np
+import peers
 from numpy.typing import NDArray
 
 from sidbench import registry
@@ -72,6 +73,16 @@ def sklearn_per_level(x: Floats, levels: int) -> list[Floats]:
         left -= m.cluster_centers_[m.labels_]
         books.append(m.cluster_centers_.astype(np.float32))
     return books
+
+
+def minionerec() -> Fit:
+    """MiniOneRec's residual quantizer, from its clone below SIDBENCH_PEERS."""
+    peer = peers.load("MiniOneRec", "rq/rqkmeans_faiss.py")
+
+    def fit(x: Floats, levels: int) -> list[Floats]:
+        return list(peer.get_rq_codebooks(peer.train_faiss_rq(x, levels, K, verbose=False)))
+
+    return fit
 
 
 def faiss_encode(x: Floats, books: list[Floats]) -> Any:
@@ -151,6 +162,10 @@ def main() -> None:
     args = parser.parse_args()
     sides: dict[str, Fit] = {"ours": ours, "faiss.Kmeans per level": faiss_per_level}
     slow: dict[str, Fit] = {} if args.no_sklearn else {"scikit-learn KMeans per level": sklearn_per_level}
+    try:
+        sides["MiniOneRec (faiss ResidualQuantizer, its own settings)"] = minionerec()
+    except peers.MissingPeerError as e:
+        print(f"skipped: {e}\n")
     ours(mixture(2000, 8), 1)  # imports
     faiss_per_level(mixture(2000, 8), 1)
     print("| fit, 3 x 256, 25 iterations | side | median | relative MSE | time / ours |")
