@@ -153,6 +153,12 @@ def test_presets_are_known_by_name() -> None:
         Decoder(dropout=1.5)
 
 
+@pytest.mark.parametrize("name", Decoder.presets)
+def test_every_preset_can_stop_in_its_first_half(name: str) -> None:
+    decoder = Decoder.preset(name)
+    assert (1 + decoder.patience) * decoder.eval_every <= decoder.steps // 2
+
+
 def test_bad_input_says_what_is_wrong() -> None:
     sids, split = world()
     with pytest.raises(DataError, match="40 items"):

@@ -82,9 +82,9 @@ class Decoder(Plugin):
     #: The gradient's norm is cut to this.
     clip: Annotated[float, Field(gt=0)] = 1.0
     steps: Count = 400
-    eval_every: Count = 100
+    eval_every: Count = 50
     #: Validations in a row without a better one before training stops.
-    patience: Count = 5
+    patience: Count = 3
     #: How many validation users select; the same ones every time.
     valid_users: Count = 500
     beam: Count = 20
