@@ -50,3 +50,10 @@ def test_nothing_published_names_a_local_path() -> None:
             assert not any(home in path.read_text() for home in ("/home/", "/root/", "/tmp/", "/Users/")), (
                 path
             )
+
+
+def test_the_readme_shows_the_published_board() -> None:
+    readme = (STORE.root.parent.parent / "README.md").read_text()
+    for label in ("rq-kmeans", "random"):
+        values = recall(label)
+        assert f"{mean(values):.4f} ± {stdev(values):.4f}" in readme
