@@ -54,7 +54,9 @@ class Synthetic(Dataset):
     name = "synthetic"
     variant = "size"
 
+    #: Items: 300, 2,000, 100,000 or 1,000,000.
     size: Literal["tiny", "default", "large", "huge"] = "default"
+    #: Another seed is another world.
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     def load(self) -> Corpus:

@@ -19,6 +19,10 @@ class Random(Tokenizer):
     name = "random"
     floor = True
 
+    @property
+    def fewest(self) -> int:
+        return 1  # its codes need no items
+
     def fit(self, x: Embeddings) -> Self:
         self.dimensions_ = x.shape[1]
         return self

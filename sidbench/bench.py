@@ -8,6 +8,7 @@ import math
 import os
 import random
 import re
+import shutil
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from sidbench import clock, metrics, progress, provenance
+from sidbench import checkpoints, clock, metrics, progress, provenance
 from sidbench.dataset import Corpus, Dataset, Sequences
 from sidbench.decoder import Decoder
 from sidbench.errors import ContractError, SidbenchError, StorageError
@@ -173,7 +174,7 @@ def run_one(task: Task, bench: Bench, store: Store, env: dict[str, str]) -> RunR
         if isinstance(task.method, Reference):
             _run_reference(task.method, bench, run)
         else:
-            _run_tokenizer(task, bench, run, store.artifact(key), key)
+            _run_tokenizer(task, bench, run, store, key)
     except StorageError:
         raise
     except (Exception, SystemExit) as e:  # whatever a plugin raises is that row's failure; the others go on
@@ -222,7 +223,7 @@ class _Run:
         progress.report(stage, 1, 1)
 
 
-def _run_tokenizer(task: Task, bench: Bench, run: _Run, artifact: Path, key: dict[str, Any]) -> None:
+def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[str, Any]) -> None:
     assert isinstance(task.method, Tokenizer)
     assert task.resolver is not None
     assert task.decoder is not None
@@ -232,16 +233,7 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, artifact: Path, key: dic
     tokenizer = task.method.replace()
     run.facts.update(sizes=list(tokenizer.sizes), floor=tokenizer.floor, encode_chunk=ENCODE_CHUNK)
 
-    with run.timed("fit", bench.device) as fit:
-        codes = tokenizer.fit_encode(x)
-    run.measured["fit_seconds"] = fit.seconds
-    with run.timed("encode", bench.device) as encode:
-        again = _in_chunks(tokenizer, x)
-    run.measured["peak_memory_mb"] = max(fit.peak_mb, encode.peak_mb)
-    # The pass above was the warm-up.
-    run.measured["encode_items_per_second"] = clock.items_per_second(
-        lambda: _in_chunks(tokenizer, x), len(x), bench.device
-    )
+    codes, again = _codes(tokenizer, task, bench, run, store.unfinished(key))
     manifest = {
         "method": key["method"],
         "params": key["params"],
@@ -259,7 +251,8 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, artifact: Path, key: dic
     numbers, run.levels = metrics.codebook_metrics(codes, sids.sizes)
     run.metrics.update(numbers, **bench.floor)
     run.metrics.update(metrics.collision_metrics(codes, split.test.items))
-    run.metrics["encode_agreement"] = float((again == codes).all(axis=1).mean())
+    if again is not None:
+        run.metrics["encode_agreement"] = float((again == codes).all(axis=1).mean())
     if tokenizer.supports("reconstruct"):
         run.metrics.update(metrics.reconstruction_metrics(x, codes, tokenizer.reconstruct))
 
@@ -289,7 +282,33 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, artifact: Path, key: dic
 
     run.stage = "save"
     tokenizer.state()  # what the plugin's own code raises here is that row's failure, not the disk's
-    _save_artifact(artifact, tokenizer, resolved, corpus)
+    _save_artifact(store.artifact(key), tokenizer, resolved, corpus)
+    shutil.rmtree(store.unfinished(key), ignore_errors=True)
+
+
+def _codes(
+    tokenizer: Tokenizer, task: Task, bench: Bench, run: _Run, unfinished: Path
+) -> tuple[Codes, Codes | None]:
+    """The catalogue's codes, and what `encode` alone says of the same items, where it can say anything."""
+    x = bench.corpus.embeddings.view(np.ndarray)
+    if tokenizer.supports("codes_of"):
+        with run.timed("fit") as fit:
+            codes = tokenizer.codes_of(bench.corpus.item_ids)
+        run.measured["peak_memory_mb"] = fit.peak_mb
+        return codes, None
+    # A fit that was cut off goes on where its last checkpoint stands; one by other code starts anew.
+    with run.timed("fit", bench.device) as fit, checkpoints.kept_in(unfinished / task.code()):
+        codes = tokenizer.fit_encode(x)
+    run.measured["fit_seconds"] = fit.seconds
+    with run.timed("encode", bench.device) as encode:
+        again = _in_chunks(tokenizer, x)
+    run.measured["peak_memory_mb"] = max(fit.peak_mb, encode.peak_mb)
+    # The pass above was the warm-up.
+    run.measured["encode_items_per_second"] = clock.items_per_second(
+        lambda: _in_chunks(tokenizer, x), len(x), bench.device
+    )
+    run.vectors.update({f"fit_{k}": np.asarray(v) for k, v in tokenizer.curves().items()})
+    return codes, again
 
 
 def _save_artifact(folder: Path, tokenizer: Tokenizer, sids: SIDs, corpus: Corpus) -> None:
@@ -382,6 +401,11 @@ def _said(error: BaseException, task: Task) -> str:
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename in homes:
             where = f" ({Path(frame.filename).name}, line {frame.lineno}, in {frame.name})"
+    if clock.is_out_of_memory(error):
+        return (
+            f"out of memory{where}: fewer rows at a time (a smaller batch_size), a sample to fit on, fewer "
+            f"codes a level or another --device need less ({str(error).splitlines()[0] or 'MemoryError'})"
+        )
     return f"{type(error).__name__}: {error}{where}"
 
 

@@ -160,12 +160,19 @@ def list_(
         str | None,
         typer.Argument(help="methods, datasets, resolvers, references, decoders, protocols or metrics."),
     ] = None,
+    params: Annotated[
+        str | None,
+        typer.Option("--params", metavar="NAME", help="Explain each parameter of one plugin, or of decoder."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """What there is: methods, datasets, resolvers, metrics, with their parameters."""
     from sidbench.commands.plugins import list_ as execute
+    from sidbench.commands.plugins import params as explain
 
-    raise typer.Exit(execute(kind, as_json=as_json))
+    if params is not None and kind is not None:
+        raise typer.BadParameter("give a KIND, or --params NAME, not both")
+    raise typer.Exit(execute(kind, as_json=as_json) if params is None else explain(params, as_json=as_json))
 
 
 @app.command()

@@ -93,6 +93,15 @@ class _Watch:
         return max(0, self.top - self.floor)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, NumPy's, torch's on a processor or on a GPU."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    told = str(error)
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or (
+        isinstance(error, RuntimeError) and ("not enough memory" in told or "can't allocate memory" in told)
+    )
+
+
 def give_back() -> None:
     """Return freed memory to the system: a block that reuses it would seem to need none."""
     if sys.platform == "linux":

@@ -40,7 +40,9 @@ class Folder(Dataset):
     name = "folder"
     variant = "path"
 
+    #: The folder.
     path: Path = Path()
+    #: Events of equal time: in the file's order, or shuffled by a fixed hash.
     ties: Literal["file", "shuffle"] = "file"
 
     def load(self) -> Corpus:

@@ -14,7 +14,7 @@ from sidbench.dataset import cached_files
 from sidbench.decoder import Decoder
 from sidbench.errors import UsageError, unknown
 from sidbench.kit.device import resolve as resolve_device
-from sidbench.plugin import Plugin, configure, parameter_types
+from sidbench.plugin import Plugin, configure, parameter_types, required
 from sidbench.protocol import PROTOCOLS, split
 from sidbench.record import RunRecord, Store
 from sidbench.resolver import Resolver
@@ -120,7 +120,10 @@ def _rows(settings: Settings) -> list[Task]:
     for name in settings.methods:
         variants = [t for t in settings.set if "@" in t]
         if name == "all":
-            labels += [*references, *tokenizers, *variants]
+            # What needs a value that only a person has (a file) runs when it is named.
+            given = settings.set
+            whole = [n for n, cls in tokenizers.items() if set(required(cls)) <= set(given.get(n, {}))]
+            labels += [*references, *whole, *variants]
         elif "@" in name and name not in variants:
             raise unknown("variant", name, variants)  # it would run under another name with nothing changed
         else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 from functools import cache
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
@@ -24,6 +26,8 @@ class Plugin:
 
     kind: ClassVar[str] = "plugin"
     name: ClassVar[str] = ""
+    #: The heading over the parameters that a shared base declares, in `sidbench list --params`.
+    group: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -97,14 +101,52 @@ def configure(cls: type[P], values: dict[str, Any]) -> P:
             raise UsageError(
                 f"{cls.name} has no parameter {key!r}{nearest(key, known)} Known: {', '.join(known)}."
             )
-    missing = [
+    missing = [name for name in required(cls) if name not in values]
+    if missing:
+        raise UsageError(
+            f"{cls.name} needs a value for {', '.join(missing)} (--set {cls.name}.{missing[0]}=...)"
+        )
+    return cls(**values)
+
+
+def required(cls: type[Plugin]) -> list[str]:
+    """The parameters that have no default: without them there is no such plugin."""
+    return [
         f.name
         for f in dataclasses.fields(cls)  # type: ignore[arg-type]
-        if f.name not in values and f.default is f.default_factory is dataclasses.MISSING
+        if f.default is f.default_factory is dataclasses.MISSING
     ]
-    if missing:
-        raise UsageError(f"{cls.name} needs a value for {', '.join(missing)}")
-    return cls(**values)
+
+
+def parameter_docs(cls: type[Plugin]) -> dict[str, tuple[str, str]]:
+    """Every parameter with the class that declares it and its `#:` line, where its source can be read."""
+    found: dict[str, tuple[str, str]] = {}
+    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for owner in reversed(cls.__mro__):
+        own = names & set(vars(owner).get("__annotations__", ()))
+        said = _doc_lines(owner) if own else {}
+        found.update({name: (owner.__name__, said.get(name, "")) for name in own})
+    return {f.name: found[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+
+
+def _doc_lines(owner: type[Any]) -> dict[str, str]:
+    """The `#:` lines above the annotated attributes of one class, joined where there are several."""
+    try:
+        lines = inspect.getsource(owner).splitlines()
+    except (OSError, TypeError):  # made in an interpreter
+        return {}
+    said: dict[str, str] = {}
+    above: list[str] = []
+    for line in lines:
+        text = line.strip()
+        if text.startswith("#:"):
+            above.append(text[2:].strip())
+        else:
+            name = re.match(r"(\w+)\s*:", text)
+            if name and above:
+                said[name[1]] = " ".join(above)
+            above = []
+    return said
 
 
 def _own_config(hint: Any) -> bool:

@@ -80,6 +80,10 @@ class Store:
         """Where the SIDs and the fitted tokenizer of a run lie."""
         return self.root / "artifacts" / slug(key["dataset"]["name"]) / slug(key["label"]) / run_id(key)
 
+    def unfinished(self, key: dict[str, Any]) -> Path:
+        """Where a run that is not done leaves what it will go on from."""
+        return self.root / "unfinished" / run_id(key)
+
     def check_writable(self) -> None:
         """Fail before the work, not after it."""
         try:

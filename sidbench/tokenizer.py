@@ -34,6 +34,7 @@ class Tokenizer(Plugin, ABC):
     """
 
     kind: ClassVar[str] = "tokenizer"
+    group: ClassVar[str] = "Every tokenizer's"
     #: Where the method was described.
     paper: ClassVar[str] = ""
     #: Parameters that make it run in seconds: what the conformance kit and quick looks use.
@@ -41,9 +42,13 @@ class Tokenizer(Plugin, ABC):
     #: True where codes carry no information about the item: a floor, not a method.
     floor: ClassVar[bool] = False
 
+    #: Codes in a SID.
     levels: Annotated[int, Field(ge=1, le=16)] = 3
+    #: Codes to choose from: one number for all levels, or one a level.
     codebook_size: Size | tuple[Size, ...] = 256
+    #: One seed, one result.
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    #: Where it runs: cpu, cuda, cuda:1; auto takes CUDA where there is one.
     device: str = "auto"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -60,12 +65,22 @@ class Tokenizer(Plugin, ABC):
                 f"{self.name}.codebook_size names {len(size)} sizes for levels = {self.levels}; "
                 f"set levels = {len(size)} or give one size for all"
             )
+        if min(self.sizes) < 2:
+            raise UsageError(
+                f"{self.name}.codebook_size = {size!r}: a level of one code says nothing about an item; "
+                "give every level at least 2 codes, or leave the level out (levels = N)"
+            )
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """The number of codes at each level."""
         size = self.codebook_size
         return size if isinstance(size, tuple) else (size,) * self.levels
+
+    @property
+    def fewest(self) -> int:
+        """The fewest items that `fit` can learn from; a method whose codes need no items overrides it."""
+        return max(self.sizes)
 
     @abstractmethod
     def fit(self, x: Embeddings) -> Self:
@@ -87,6 +102,10 @@ class Tokenizer(Plugin, ABC):
         """Optional: the embedding that the codes stand for; fewer columns than levels decode a prefix."""
         raise UnsupportedError(f"{self.name} does not reconstruct embeddings")
 
+    def codes_of(self, item_ids: NDArray[Any]) -> Codes:
+        """Optional: the codes of these items by their ids, where they are looked up and nothing is fitted."""
+        raise UnsupportedError(f"{self.name} computes codes from embeddings: call fit_encode(x)")
+
     @classmethod
     def supports(cls, ability: str) -> bool:
         """Whether an optional ability is declared, which is to say written."""
@@ -95,6 +114,17 @@ class Tokenizer(Plugin, ABC):
     def facts(self) -> dict[str, Any]:
         """What `auto` became and what else a record should keep, once fitted (backend, device, rows used)."""
         return {}
+
+    def curves(self) -> dict[str, list[float] | NDArray[Any]]:
+        """What training went through by epoch (losses, collisions), if anything; kept in the record."""
+        return {}
+
+    def _check_enough(self, x: Embeddings) -> None:
+        if len(x) < self.fewest:
+            raise DataError(
+                f"{self.name}: codebook_size = {max(self.sizes)} is larger than the catalogue of {len(x)} "
+                f"items; set codebook_size to at most {len(x)}, or fit on more items"
+            )
 
     def state(self) -> dict[str, Any]:
         """What was learned: attributes ending in `_`; arrays, lists of arrays and JSON values."""
@@ -174,7 +204,9 @@ def as_embeddings(x: Any, where: str) -> Embeddings:
 def _guard_fit(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def fit(self: Tokenizer, x: Any) -> Tokenizer:
-        itself: bool = method(self, as_embeddings(x, f"{self.name}.fit")) is self
+        x = as_embeddings(x, f"{self.name}.fit")
+        self._check_enough(x)
+        itself: bool = method(self, x) is self
         if not itself:
             raise ContractError(f"{self.name}.fit must return self")
         return self
@@ -187,6 +219,8 @@ def _guard_encode(method: Callable[..., Any]) -> Callable[..., Any]:
     def encode(self: Tokenizer, x: Any) -> Codes:
         where = f"{self.name}.{method.__name__}"
         x = as_embeddings(x, where)
+        if method.__name__ == "fit_encode":
+            self._check_enough(x)
         codes = method(self, x)
         try:
             codes = check_codes(codes, self.sizes, where)
@@ -199,8 +233,30 @@ def _guard_encode(method: Callable[..., Any]) -> Callable[..., Any]:
     return encode
 
 
+def _guard_codes_of(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def codes_of(self: Tokenizer, item_ids: Any) -> Codes:
+        codes = method(self, item_ids)
+        try:
+            codes = check_codes(codes, self.sizes, f"{self.name}.codes_of", variable=True)
+        except DataError as e:
+            raise ContractError(str(e)) from None
+        if len(codes) != len(item_ids):
+            raise ContractError(
+                f"{self.name}.codes_of returned {len(codes)} rows of codes for {len(item_ids)} items"
+            )
+        return codes
+
+    return codes_of
+
+
 # The boundary, in one place: what goes in is made safe, what comes out is checked.
-_GUARDS = {"fit": _guard_fit, "encode": _guard_encode, "fit_encode": _guard_encode}
+_GUARDS = {
+    "fit": _guard_fit,
+    "encode": _guard_encode,
+    "fit_encode": _guard_encode,
+    "codes_of": _guard_codes_of,
+}
 
 
 def _put(where: str, value: Any, key: str, tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:

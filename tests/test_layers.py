@@ -16,7 +16,7 @@ PACKAGE = Path(sidbench.__file__).parent
 ROOT = PACKAGE.parent
 #: From below to above; a module imports its own layer and those below it.
 LAYERS = (
-    ("errors", "progress", "clock", "sidbench"),
+    ("errors", "progress", "clock", "checkpoints", "sidbench"),
     ("plugin", "sids", "provenance"),
     ("dataset", "tokenizer", "kit"),
     ("folder", "protocol", "ranking", "resolver"),

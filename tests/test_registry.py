@@ -60,7 +60,7 @@ def test_a_file_in_an_extra_folder_is_a_plugin(plugin_folder: PluginFolder) -> N
     plugin_folder.write("mine", good())
     found = registry.find("tokenizer", "mine")
     assert registry.scan().origins[found] == str(plugin_folder.path)
-    assert (found().fit_encode(np.ones((3, 2), np.float32)) == 0).all()
+    assert (found(codebook_size=2).fit_encode(np.ones((3, 2), np.float32)) == 0).all()
 
 
 def test_a_plugin_of_an_extra_folder_is_a_real_module(plugin_folder: PluginFolder) -> None:

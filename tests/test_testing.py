@@ -138,8 +138,11 @@ FAILURES: dict[str, tuple[type[Tokenizer], str]] = {
         broken(encode=lambda self, x: (x[:, :1] > self.threshold_[0]).repeat(self.levels, 1).astype(int)),
         "rows of another width are refused",
     ),
-    "cannot count below its codebook": (
-        fits(lambda s, x: 1 // (len(x) > 16)),
+    "cannot count as low as it says": (
+        broken(
+            fewest=property(lambda self: 1),
+            fit=lambda self, x: Good.fit(self, x[: len(x) // (len(x) > 16)]),
+        ),
         "fewer items than codes: ZeroDivisionError",
     ),
     "works unfitted": (

@@ -8,17 +8,19 @@ import re
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from sidbench import registry, testing
 from sidbench.decoder import Decoder
 from sidbench.errors import UsageError, unknown
 from sidbench.folder import find_folder
 from sidbench.metrics import METRICS
-from sidbench.plugin import Plugin, configure
+from sidbench.plugin import Plugin, configure, parameter_docs
 from sidbench.protocol import PROTOCOLS
 from sidbench.settings import parse_set
 
@@ -46,8 +48,63 @@ def list_(kind: str | None, *, as_json: bool) -> int:
     for b in broken:
         console.print(f"[red]✗ {escape(b['name'])}[/red] from {escape(b['origin'])}: {escape(b['reason'])}")
     if kind is None:
-        console.print("[dim]`sidbench list KIND` prints parameters and legends too.[/dim]")
+        console.print(
+            "[dim]`sidbench list KIND` prints parameters and legends too; "
+            "`sidbench list --params NAME` explains one plugin's.[/dim]"
+        )
     return 0
+
+
+def params(name: str, *, as_json: bool) -> int:
+    """Every parameter of one plugin in a line: default, what it does, what it takes."""
+    cls, defaults = _named(name)
+    entries = [{**p, "default": defaults.get(p["name"], p["default"])} for p in _parameters(cls)]
+    if as_json:
+        _write(json.dumps({"name": name, "summary": cls.summary(), "parameters": entries}, indent=2))
+        return 0
+    console = Console(highlight=False)
+    console.print(f"[bold cyan]{escape(name)}[/bold cyan]  {escape(cls.summary())}")
+    if paper := getattr(cls, "paper", ""):
+        console.print(f"[dim]{escape(paper)}[/dim]", soft_wrap=True)
+    owners = {c.__name__: c for c in cls.__mro__}
+    shared = [o for o in dict.fromkeys(p["of"] for p in entries) if o != cls.__name__]
+    # A method's own choices first, then what it shares with others.
+    for owner in [cls.__name__, *reversed(shared)]:
+        rows = [p for p in entries if p["of"] == owner]
+        if not rows:
+            continue
+        title = f"{name}'s own" if owner == cls.__name__ else getattr(owners[owner], "group", "") or owner
+        table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for heading, ratio in (("parameter", None), ("default", None), ("what it does", 1)):
+            table.add_column(heading, style="cyan" if heading == "parameter" else "", ratio=ratio)
+        for p in rows:
+            default = "(required)" if p["required"] else p["default"]
+            said = escape(p["summary"]) + (f" [dim]{escape(p['takes'])}[/dim]" if p["takes"] else "")
+            table.add_row(escape(p["name"]), escape(str(default)), said)
+        console.print()
+        console.print(table)
+    example = next((p for p in entries if p["of"] == cls.__name__ and not p["required"]), None)
+    if example is not None:
+        console.print(f"\n[dim]sidbench run --set {escape(name)}.{example['name']}={_toml(example)}[/dim]")
+    return 0
+
+
+def _named(name: str) -> tuple[type[Plugin], dict[str, Any]]:
+    """The class of a name of any kind, or the decoder with a preset's values."""
+    if name == "decoder":
+        return Decoder, {}
+    if name in Decoder.presets:
+        return Decoder, Decoder.presets[name]
+    everything = {n: cls for kind in KINDS.values() for n, cls in registry.plugins(kind).items()}
+    if name not in everything:
+        raise unknown("plugin", name, [*everything, "decoder", *Decoder.presets])
+    return everything[name], {}
+
+
+def _toml(entry: dict[str, Any]) -> str:
+    """A default as `--set` takes it."""
+    value = entry["default"]
+    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
 
 
 def _plugins(kind: str) -> list[dict[str, Any]]:
@@ -82,15 +139,58 @@ def _built_in() -> dict[str, list[dict[str, Any]]]:
 
 
 def _parameters(cls: type[Plugin]) -> list[dict[str, Any]]:
-    hints = get_type_hints(cls)
+    hints, full = get_type_hints(cls), get_type_hints(cls, include_extras=True)
+    said = parameter_docs(cls)
     return [
-        {"name": f.name, "type": _type_name(hints[f.name]), "default": _plain(f.default)}
+        {
+            "name": f.name,
+            "type": _type_name(hints[f.name]),
+            "takes": _takes(full[f.name]),
+            "default": _plain(f.default),
+            "required": f.default is f.default_factory is dataclasses.MISSING,
+            "summary": said[f.name][1],
+            "of": said[f.name][0],
+        }
         for f in dataclasses.fields(cls)  # type: ignore[arg-type]
     ]
 
 
 def _type_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else re.sub(r"typing\.|pathlib\.", "", str(hint))
+
+
+def _takes(hint: Any) -> str:
+    """What a parameter takes, for people: choices and bounds."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        bounds = {
+            key: getattr(bound, key)
+            for extra in inner[1:]
+            for bound in getattr(extra, "metadata", [extra])
+            for key in ("ge", "gt", "le", "lt")
+            if getattr(bound, key, None) is not None
+        }
+        return f"{_takes(inner[0])} {_between(bounds)}".strip()
+    if origin is Literal:
+        return " | ".join(str(v) for v in inner)
+    if origin in (Union, UnionType):
+        kinds = list(dict.fromkeys(_takes(i) for i in inner if get_origin(i) is not tuple and _takes(i)))
+        return " or ".join([*kinds, *(["a list of them"] if kinds and _holds_tuple(inner) else [])])
+    if origin is tuple:
+        return f"list of {_takes(inner[0])}s" if _takes(inner[0]) else "list"
+    return {bool: "true | false", int: "integer", float: "number", Path: "file"}.get(hint, "")
+
+
+def _holds_tuple(hints: tuple[Any, ...]) -> bool:
+    return any(get_origin(hint) is tuple for hint in hints)
+
+
+def _between(bounds: dict[str, Any]) -> str:
+    """Bounds in words: `1 to 16`, `> 0`, `>= 0, < 1`."""
+    if {"ge", "le"} <= bounds.keys():
+        return f"{bounds['ge']} to {bounds['le']}"
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    return ", ".join(f"{signs[key]} {value}" for key, value in bounds.items())
 
 
 def _plain(value: Any) -> Any:
@@ -115,7 +215,7 @@ def _print_entry(console: Console, entry: dict[str, Any], *, detailed: bool) -> 
     if "paper" in entry:
         console.print(f"      [dim]{escape(entry['paper'])}[/dim]")
     for p in entry.get("parameters", []):
-        default = "required" if p["default"] is None else p["default"]
+        default = "required" if p["required"] else p["default"]
         console.print(f"      {p['name']:<18} {escape(str(default)):<12} [dim]{escape(p['type'])}[/dim]")
 
 

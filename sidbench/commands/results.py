@@ -126,6 +126,10 @@ def _stale(store: Store) -> tuple[list[tuple[Path, str]], list[Path]]:
     found += [
         (p, "its record is gone or stale") for p in (store.root / "artifacts").glob("*/*/*") if p not in kept
     ]
+    found += [
+        (p, "checkpoints of a run that did not finish: the same command would go on from here")
+        for p in (store.root / "unfinished").glob("*")
+    ]
     for pattern in ("records/*/*/.*", f".{store.board.name}-*"):
         found += [(p, "left over from a run that was killed") for p in store.root.glob(pattern)]
     return sorted(found), unknown
@@ -163,8 +167,8 @@ def _code_today(record: RunRecord) -> str:
 
 
 def _remove_empty(store: Store) -> None:
-    """Folders below records/ and artifacts/ that hold nothing any more."""
-    for kind in ("records", "artifacts"):
+    """Folders below records/, artifacts/ and unfinished/ that hold nothing any more."""
+    for kind in ("records", "artifacts", "unfinished"):
         for folder in sorted(store.root.glob(f"{kind}/**/"), reverse=True):  # the deepest first
             with suppress(OSError):  # it is not empty
                 folder.rmdir()

@@ -61,12 +61,19 @@ class Decoder(Plugin):
         },
     }  # fmt: skip
 
+    #: Numbers that stand for a token between layers.
     width: Count = 64
+    #: Layers that read the history.
     encoder_layers: Count = 1
+    #: Layers that write the next SID.
     decoder_layers: Count = 1
+    #: Attention heads a layer.
     heads: Count = 2
+    #: Numbers a head compares; heads x head_width need not be the width.
     head_width: Count = 32
+    #: Hidden numbers of a layer's feed-forward part.
     feed_forward: Count = 128
+    #: Share of numbers dropped in training.
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     #: Items of a history that are read, the newest ones.
     history: Count = 8
@@ -74,26 +81,35 @@ class Decoder(Plugin):
     user_tokens: Annotated[int, Field(ge=0, lt=2**30)] = 0
     #: What the encoder reads: one token a code, as TIGER does, or one an item, the sum of its codes'.
     tokens: Literal["codes", "items"] = "items"
+    #: Sequences in a training step.
     batch: Count = 256
+    #: The highest learning rate, at the end of the warm-up.
     learning_rate: Annotated[float, Field(gt=0)] = 1e-2
     #: Steps of linear warm-up; the rate then falls to zero at the last step.
     warmup: Count = 50
+    #: AdamW's; gains are left out.
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     #: The gradient's norm is cut to this.
     clip: Annotated[float, Field(gt=0)] = 1.0
+    #: Training steps, unless patience ends them sooner.
     steps: Count = 400
+    #: Steps between two validations.
     eval_every: Count = 50
     #: Validations in a row without a better one before training stops.
     patience: Count = 3
     #: How many validation users select; the same ones every time.
     valid_users: Count = 500
+    #: SIDs kept at every level of the search.
     beam: Count = 20
+    #: Of training: auto is bf16 where the processor or GPU computes in it, else fp32.
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    #: One seed, one result.
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    #: Where it runs: cpu, cuda, cuda:1; auto takes CUDA where there is one.
     device: str = "auto"
-    #: Processor threads that are used; 0 = as many as torch has been given. At the sizes of `quick` a second
-    #: one gains a seventh on an idle machine, and on a busy one every step waits for it: measured
-    #: twenty times slower.
+    # At the sizes of `quick` a second thread gains a seventh on an idle machine, and on a busy one every
+    # step waits for it: measured twenty times slower.
+    #: Processor threads that are used; 0 = as many as torch has been given.
     threads: Annotated[int, Field(ge=0)] = 1
 
     @classmethod

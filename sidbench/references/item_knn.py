@@ -27,8 +27,9 @@ class ItemKNN(Reference):
 
     name = "item-knn"
 
-    #: How many of the last items speak, and how much less each one further back says.
+    #: How many of the last items speak.
     last: Annotated[int, Field(ge=1)] = 1
+    #: How much less each one further back says.
     decay: Annotated[float, Field(gt=0, le=1)] = 0.5
 
     def fit(self, split: Split, x: Embeddings) -> Self:

@@ -30,17 +30,20 @@ class MyMethod(Tokenizer):
 
     # Annotated attributes are parameters: typed, with a default, with bounds. Tokenizer already has
     # levels, codebook_size, seed and device; self.sizes is the number of codes at each level.
+    # The line above each, with "#:", is what `sidbench list --params my-method` says of it.
+    #: Share of the catalogue that codebooks are drawn from.
     keep: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def fit(self, x: Embeddings) -> Self:
         # x: read-only float32, (items, dimensions), finite. Draw from your own generator, seeded by
         # self.seed, so that one seed gives one result.
         rng = np.random.default_rng(self.seed)
-        sample = x[rng.permutation(len(x))[: max(1, round(self.keep * len(x)))]]
+        # There are at least as many rows as codes: a smaller catalogue is refused before it comes here.
+        enough = max(*self.sizes, round(self.keep * len(x)))
+        sample = x[rng.permutation(len(x))[:enough]]
 
         def codebook(left: Embeddings, size: int, level: int) -> NDArray[np.float32]:
-            # A codebook may be larger than the catalogue: then rows repeat, and the first one is used.
-            return left[rng.choice(len(left), size, replace=len(left) < size)]
+            return left[rng.choice(len(left), size, replace=False)]
 
         # What is learned ends in "_": NumPy arrays, lists of them or plain values. save() keeps it.
         self.codebooks_ = residual.fit(sample, self.sizes, codebook)
