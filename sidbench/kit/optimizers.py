@@ -1,0 +1,192 @@
+"""Trained weights as one vector, and the optimizers that step it: a few operations however many layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sidbench.errors import ContractError
+
+Name = Literal["adamw", "adam", "sgd", "adagrad", "rmsprop"]
+ALIGN = 16  # floats: every parameter begins on a cache line, as it would on its own
+MOMENTUM = 0.9  # of sgd
+
+
+class Weights:
+    """All parameters of a model that are trained, in one vector; the model's own become windows into it.
+
+    One clip, one step, one copy of everything, whatever the model is made of. The vector is stepped in
+    parts: a part is what lies together of one child of the model and is decayed (matrices) or is not
+    (biases and gains). A part whose parameters do not require a gradient is frozen: not stepped, not
+    decayed. Parameters that never required one are no part of the vector.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Name, lr: float, weight_decay: float, clip: float
+    ) -> None:
+        self.clip = clip
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        if not named:
+            raise ContractError("the model has no parameters to train")
+        named.sort(key=lambda pair: _part(*pair))
+        lengths = [-(-p.numel() // ALIGN) * ALIGN for _, p in named]
+        device = named[0][1].device
+        self.flat = torch.zeros(sum(lengths), device=device)
+        self.gradient = torch.zeros_like(self.flat)
+        self.parts: list[nn.Parameter] = []
+        self._members: list[list[nn.Parameter]] = []
+        groups: list[dict[str, Any]] = []
+        at = 0
+        for (_, bare), pairs in groupby(zip(named, lengths, strict=True), key=lambda pair: _part(*pair[0])):
+            start, members = at, []
+            for (_, p), length in pairs:
+                window = self.flat[at : at + p.numel()].view_as(p)
+                window.copy_(p.detach())
+                p.data = window
+                p.grad = self.gradient[at : at + p.numel()].view_as(p)
+                members.append(p)
+                at += length
+            part = nn.Parameter(self.flat[start:at])
+            part.grad = self.gradient[start:at]
+            self.parts.append(part)
+            self._members.append(members)
+            groups.append({"params": [part], "weight_decay": 0.0 if bare else weight_decay})
+        trained = {id(p) for p in model.parameters() if p.requires_grad}
+        inside = {n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in trained}
+        #: Buffers and untrained parameters: with `flat` all that the model is.
+        self.others = {k: v for k, v in model.state_dict().items() if k not in inside}
+        # A tensor on a CUDA device, so that a captured step reads the rate of its own time.
+        self._rate = torch.tensor(lr, device=device) if device.type == "cuda" else None
+        self.optimizer = _OPTIMIZERS[optimizer](groups, lr if self._rate is None else self._rate)
+
+    def thaw(self) -> None:
+        """Step the parts that require a gradient, and only those."""
+        for members in self._members:
+            asked = {p.requires_grad for p in members}
+            if len(asked) > 1:
+                raise ContractError("a child of the model is frozen in part: freeze all of it, or none")
+        at = 0
+        for part, members in zip(self.parts, self._members, strict=True):
+            part.grad = self.gradient[at : at + len(part)] if members[0].requires_grad else None
+            at += len(part)
+
+    def rate(self, lr: float) -> None:
+        """The learning rate of the next step."""
+        if self._rate is None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+        else:
+            self._rate.fill_(lr)
+
+    def step(self) -> None:
+        """Apply the gradient that was gathered, and forget it."""
+        if self.clip:
+            norm = torch.linalg.vector_norm(self.gradient)
+            self.gradient.mul_((self.clip / (norm + 1e-6)).clamp_(max=1.0))
+        self.optimizer.step()
+        self.gradient.zero_()
+
+    def memory(self) -> dict[str, Tensor]:
+        """What the optimizer remembers, by name."""
+        state = self.optimizer.state_dict()["state"]
+        return {f"{i}.{key}": value for i, part in state.items() for key, value in part.items()}
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        """Put back what `memory` gave."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in memory.items():
+            number, _, key = name.partition(".")
+            state.setdefault(int(number), {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        if self._rate is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._rate
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All that the model is, by name."""
+        yield "flat", self.flat
+        yield from ((f"other.{name}", value) for name, value in self.others.items())
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Make the model what `tensors` were."""
+        for name, value in self.tensors():
+            value.copy_(tensors[name])
+
+
+def _part(name: str, p: nn.Parameter) -> tuple[str, bool]:
+    return name.partition(".")[0], p.ndim < 2
+
+
+def _adam(groups: list[dict[str, Any]], lr: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, lr=lr, fused=True, capturable=isinstance(lr, Tensor))
+
+
+def _adamw(groups: list[dict[str, Any]], lr: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=lr, fused=True, capturable=isinstance(lr, Tensor))
+
+
+class _Plain(torch.optim.Optimizer):
+    """An optimizer of one slow-moving tensor a part, by the formula of its torch namesake.
+
+    torch's own cannot all be captured with a learning rate that changes; these can.
+    """
+
+    key = ""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: Any) -> None:
+        super().__init__(groups, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if group["weight_decay"]:
+                    p.grad.add_(p, alpha=group["weight_decay"])
+                state = self.state[p]
+                if self.key not in state:
+                    state[self.key] = torch.zeros_like(p)
+                p.sub_(self.change(p.grad, state[self.key]).mul_(group["lr"]))
+
+    def change(self, gradient: Tensor, slow: Tensor) -> Tensor:
+        """What is subtracted, before the learning rate."""
+        raise NotImplementedError
+
+
+class _SGD(_Plain):
+    key = "momentum_buffer"
+
+    def change(self, gradient: Tensor, slow: Tensor) -> Tensor:
+        slow.mul_(MOMENTUM).add_(gradient)
+        return slow.clone()
+
+
+class _Adagrad(_Plain):
+    key = "sum"
+
+    def change(self, gradient: Tensor, slow: Tensor) -> Tensor:
+        slow.addcmul_(gradient, gradient)
+        return gradient / slow.sqrt().add_(1e-10)
+
+
+class _RMSprop(_Plain):
+    key = "square_avg"
+
+    def change(self, gradient: Tensor, slow: Tensor) -> Tensor:
+        slow.mul_(0.99).addcmul_(gradient, gradient, value=0.01)
+        return gradient / slow.sqrt().add_(1e-8)
+
+
+_OPTIMIZERS: dict[Name, Callable[[list[dict[str, Any]], Any], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "adam": _adam,
+    "sgd": _SGD,
+    "adagrad": _Adagrad,
+    "rmsprop": _RMSprop,
+}
