@@ -13,6 +13,7 @@ import numpy as np
 
 from sidbench import clock, progress
 from sidbench.bench import Bench, Task, places_needed, warm_up
+from sidbench.dataset import Embeddings
 from sidbench.protocol import Targets
 from sidbench.record import RunRecord
 from sidbench.reference import Reference
@@ -41,7 +42,6 @@ class Estimator:
 
     bench: Bench
     earlier: Iterable[RunRecord]
-    _speed: float = 0.0
     _tried: dict[Any, float] = field(default_factory=dict)
 
     def __call__(self, task: Task) -> Estimate:
@@ -59,13 +59,10 @@ class Estimator:
         else:
             assert task.decoder is not None
             what = (task.decoder.replace(seed=0), task.method.levels, repr(task.resolver))
-            seconds = self._fit(task.method) + self._once(what, lambda: _try_decoder(task, self.bench))
+            method, x = task.method, self.bench.corpus.embeddings
+            seconds = self._once(method.replace(seed=0), lambda: _try_fit(method, x))
+            seconds += self._once(what, lambda: _try_decoder(task, self.bench))
         return Estimate(1 + seconds, _resident_mb() + 1.5 * 4 * n * d / 2**20, disk, False)
-
-    def _fit(self, method: Tokenizer) -> float:
-        """A k-means of 25 iterations stands for any method; three more passes encode for the clock."""
-        self._speed = self._speed or machine_speed()
-        return 28.0 * self.bench.corpus.embeddings.size * sum(method.sizes) / self._speed
 
     def _once(self, what: Any, trial: Callable[[], float]) -> float:
         if what not in self._tried:
@@ -146,18 +143,34 @@ def _seconds_each(search: Callable[[Targets], Any], test: Targets) -> float:
         count = min(4 * count, len(test))
 
 
-def machine_speed() -> float:
-    """Multiply-adds a second of a float32 matrix product here, in a twentieth of a second."""
-    import torch
+def _try_fit(method: Tokenizer, x: Embeddings) -> float:
+    """Seconds to fit all rows, from two samples: what grows with the rows grows in a straight line."""
+    if method.supports("codes_of"):
+        return 0.0
+    # Rows come in no order, so the first of them are a sample.
+    few = min(len(x), max(1024, 2 * method.fewest))
+    many = min(len(x), 4 * few)
+    one = _seconds_to_fit(method, x[:few])
+    if many == few:
+        return one
+    more = _seconds_to_fit(method, x[:many])
+    return more + max(0.0, more - one) / (many - few) * (len(x) - many)
 
-    a = torch.ones(512, 512)
-    rates = []
-    for _ in range(5):
-        start = time.perf_counter()
-        for _ in range(4):
-            a @ a
-        rates.append(4 * 512**3 / (time.perf_counter() - start))
-    return sorted(rates)[2]
+
+def _seconds_to_fit(method: Tokenizer, x: Embeddings) -> float:
+    """Seconds to fit these rows; a fit that takes long is cut off and judged by how far it was."""
+    share = 1.0
+    start = time.perf_counter()
+
+    def listen(stage: str, done: float, total: float, _: dict[str, float]) -> None:
+        nonlocal share
+        if stage == "fit" and 0 < done < total and time.perf_counter() - start > TRIAL:
+            share = done / total
+            raise _EnoughError
+
+    with suppress(_EnoughError), progress.listening(listen):
+        method.replace().fit(x)
+    return (time.perf_counter() - start) / share
 
 
 def _seconds(record: RunRecord, users: int) -> float:
