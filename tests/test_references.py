@@ -11,11 +11,18 @@ from sidbench.dataset import Corpus, Sequences
 from sidbench.protocol import Split, leave_one_out
 from sidbench.ranking import Ranking
 from sidbench.reference import Reference, best
-from sidbench.references import item_knn
+from sidbench.references import item_knn, transitions
 from sidbench.references.item_knn import ItemKNN
 from sidbench.references.popularity import Popularity
+from sidbench.references.transitions import Transitions
 
-REFERENCES: list[Reference] = [Popularity(), ItemKNN(), ItemKNN(last=3)]
+REFERENCES: list[Reference] = [
+    Popularity(),
+    ItemKNN(),
+    ItemKNN(last=3),
+    Transitions(),
+    Transitions(window=3),
+]
 each = pytest.mark.parametrize("reference", REFERENCES, ids=repr)
 
 
@@ -79,6 +86,7 @@ def test_lists_do_not_depend_on_the_block_or_company(
     histories = split.test.histories
     whole = model.recommend(histories, 5).groups
     monkeypatch.setattr(item_knn, "CELLS", 90)
+    monkeypatch.setattr(transitions, "CELLS", 90)
     assert (model.recommend(histories, 5).groups == whole).all()
 
 
@@ -112,3 +120,28 @@ def test_item_knn_takes_zero_vectors_and_empty_histories() -> None:
     ranking = ItemKNN().fit(split, x).recommend(Sequences.of([[], [0], [1]]), 3)
     assert ranking.groups.tolist() == [[0, 1, 2], [0, 1, 2], [1, 2, 0]]
     assert np.isfinite(ranking.scores).all()
+
+
+@pytest.mark.parametrize("window", [1, 2, 9])
+def test_transitions_are_counts_then_popularity_then_rows(window: int) -> None:
+    data = corpus()
+    model, split = fitted(Transitions(window=window), data)
+    pairs = np.zeros((30, 30), dtype=int)
+    seen = np.zeros(30, dtype=int)
+    for row in split.train:
+        np.add.at(seen, row, 1)
+        for i, item in enumerate(row):
+            np.add.at(pairs[item], row[i + 1 : i + 1 + window], 1)
+    histories = Sequences.of([[], *([item] for item in range(30))])
+    for k in (1, 4, 30):
+        lists = model.recommend(histories, k).groups.tolist()
+        for history, got in zip(histories, lists, strict=True):
+            counts = pairs[history[-1]] if len(history) else np.zeros(30, dtype=int)
+            assert got == np.lexsort((np.arange(30), -seen, -counts))[:k].tolist()
+
+
+def test_transitions_of_single_items_are_popularity() -> None:
+    x = np.ones((4, 1), np.float32)
+    split = leave_one_out(Corpus("small", x, np.arange(4), Sequences.of([[2, 0, 1], [2]]), np.arange(2)))
+    ranking = Transitions().fit(split, x).recommend(Sequences.of([[], [2]]), 4)
+    assert ranking.groups.tolist() == [[2, 0, 1, 3]] * 2
