@@ -28,7 +28,7 @@ def write(folder: Path, epoch: int, tensors: dict[str, Tensor], about: dict[str,
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        arrays = {name: np.ascontiguousarray(t.detach().cpu().numpy()) for name, t in tensors.items()}
+        arrays = {name: t.detach().cpu().contiguous().numpy() for name, t in tensors.items()}
         save_file(arrays, partial / TENSORS)
         (partial / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
         for path in (partial / TENSORS, partial / ABOUT, partial):

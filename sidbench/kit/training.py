@@ -127,7 +127,8 @@ class _Loop:
         owner = self._owner() if place else {}
         found = snapshots.latest(place, owner) if place else None
         if found is None:
-            self.model.begin(self.x, of.seed)
+            with torch.no_grad():
+                self.model.begin(self.x, of.seed)
         self.weights = Weights(self.model, of.optimizer, of.lr, of.weight_decay, of.clip)
         if found is not None:
             self._resume(*found)
@@ -137,8 +138,7 @@ class _Loop:
         for epoch in range(self.done, self.epochs):
             self._epoch(epoch)
             self.done = epoch + 1
-            due = time.monotonic() - written >= of.checkpoint_every or self.done == self.epochs
-            if place and due:
+            if place and time.monotonic() - written >= of.checkpoint_every:
                 self._write(place, owner)
                 written = time.monotonic()
         if self.best:
