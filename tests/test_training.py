@@ -21,10 +21,12 @@ from typing_extensions import Self
 from sidbench import checkpoints
 from sidbench.dataset import Embeddings
 from sidbench.errors import ContractError, DataError, SidbenchError, UsageError
-from sidbench.kit import batches, device, schedule, snapshots
+from sidbench.kit import batches, device, loop, schedule, snapshots
+from sidbench.kit.loop import Looped
 from sidbench.kit.model import Model
-from sidbench.kit.optimizers import MOMENTUM, Name, Weights
-from sidbench.kit.training import Trained, randomness
+from sidbench.kit.optimizers import MOMENTUM, Learning, Name, Weights
+from sidbench.kit.randomness import randomness
+from sidbench.kit.training import Trained
 from sidbench.progress import listening
 from sidbench.sids import Codes
 from sidbench.testing.state import global_state
@@ -95,8 +97,9 @@ class Toys(Trained):
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other at every small operation would be most of the time."""
+def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Something happens after every epoch; and no threads that wait for each other at small operations."""
+    monkeypatch.setattr(loop, "PAUSE", 1)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -198,7 +201,8 @@ def test_every_optimizer_steps_as_its_namesake(name: Name, clip: float) -> None:
             return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
 
     ours, theirs = model(), model()
-    weights = Weights(ours, name, 0.05, 0.1, clip)
+    how = Learning(name, lr=0.05, weight_decay=0.1, schedule="linear", clip=clip)
+    weights = Weights(ours, how, 20)
     matrices = [p for p in theirs.parameters() if p.ndim > 1]
     rest = [p for p in theirs.parameters() if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
@@ -206,14 +210,14 @@ def test_every_optimizer_steps_as_its_namesake(name: Name, clip: float) -> None:
     for step in range(20):
         x = torch.randn(8, 5, generator=torch_rng)
         ours(x).square().sum().backward()
-        weights.rate(0.05 / (step + 1))
+        weights.rate(step)
         weights.step()
         optimizer.zero_grad()
         theirs(x).square().sum().backward()
         if clip:
             nn.utils.clip_grad_norm_(theirs.parameters(), clip)
         for group in optimizer.param_groups:
-            group["lr"] = 0.05 / (step + 1)
+            group["lr"] = 0.05 * (1 - step / 20)
         optimizer.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -242,10 +246,62 @@ def test_what_is_frozen_does_not_move_and_goes_on_afterwards() -> None:
 
 def test_a_child_frozen_in_part_is_refused() -> None:
     model = Toy(6)
-    weights = Weights(model, "adamw", 0.1, 0.0, 0.0)
+    weights = Weights(model, Learning(), 1)
     model.get_parameter("encoder.0.bias").requires_grad_(False)  # not those of the normalisation
     with pytest.raises(ContractError, match="in part"):
         weights.thaw()
+
+
+def test_short_epochs_are_not_interrupted_after_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ends(Toy):
+        seen: list[int] = []
+
+        def end_epoch(self, epoch: int, rng: torch.Generator, rows: Any) -> None:
+            self.seen.append(epoch + 1)
+
+    monkeypatch.setattr(loop, "PAUSE", 7)
+    tokenizer = toys(epochs=10)
+    tokenizer.make = Ends  # type: ignore[method-assign]
+    tokenizer.fit(X)
+    assert Ends.seen == [3, 6, 9, 10]  # three steps an epoch
+
+
+class Means(Model):
+    """Codes are signs about a mean that moves: nothing here has a gradient."""
+
+    mean: Tensor
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(columns))
+
+    def losses(self, x: Tensor, progress: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            self.mean.lerp_(x.mean(dim=0), 0.1)
+            return {"loss": (x - self.mean).square().mean()}
+
+    def codes(self, x: Tensor) -> Tensor:
+        return (x > self.mean)[:, :3].long()
+
+
+def test_a_model_may_learn_without_a_gradient(tmp_path: Path) -> None:
+    class Moving(Looped):
+        name = "moving"
+
+        def fit(self, x: Embeddings) -> Self:
+            self.mean_ = self.train(Means(x.shape[1]), x).get_buffer("mean").numpy()
+            return self
+
+        def encode(self, x: Embeddings) -> Codes:
+            return np.asarray((x > self.mean_)[:, :3], dtype=np.int32)
+
+    with checkpoints.kept_in(tmp_path):
+        fits = [Moving(codebook_size=2, epochs=e, batch_size=30, checkpoint_every=0).fit(X) for e in (40, 40)]
+    np.testing.assert_allclose(fits[0].mean_, X.mean(axis=0), atol=0.1)
+    assert np.array_equal(fits[0].mean_, fits[1].mean_)
+    assert "lr" not in fits[0].params()
+    with pytest.raises(ContractError, match="require a gradient"):
+        Weights(Means(3), Learning(), 1)
 
 
 # -- resume

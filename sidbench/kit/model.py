@@ -37,8 +37,11 @@ class Model(nn.Module, ABC):
         """Scalars of one batch: "loss" is minimised, the others are tracked. `progress` runs from 0 to 1."""
 
     def end_epoch(self, epoch: int, rng: torch.Generator, rows: Callable[[int], Tensor]) -> None:
-        """After every epoch's steps: dead-code revival, say. `rng` is a CPU generator; `rows(count)` draws
-        that many different rows (all, where there are fewer). Changes are made in place."""
+        """Between epochs, at least 20 steps apart (a small catalogue's are shorter): dead-code revival, say.
+
+        `rng` is a CPU generator; `rows(count)` draws that many different rows (all, where there are fewer).
+        Changes are made in place: a captured graph knows tensors by their addresses.
+        """
 
     @abstractmethod
     def codes(self, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
 
@@ -10,10 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from sidbench.errors import ContractError
+from sidbench.kit.schedule import Schedule, rates
 
 Name = Literal["adamw", "adam", "sgd", "adagrad", "rmsprop"]
 ALIGN = 16  # floats: every parameter begins on a cache line, as it would on its own
 MOMENTUM = 0.9  # of sgd
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a gradient is followed; `Trained` has these as parameters and says what they mean."""
+
+    optimizer: Name = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: Schedule = "constant"
+    warmup: float = 0.0
+    clip: float = 0.0
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
 
 
 class Weights:
@@ -22,19 +37,16 @@ class Weights:
     One clip, one step, one copy of everything, whatever the model is made of. The vector is stepped in
     parts: a part is what lies together of one child of the model and is decayed (matrices) or is not
     (biases and gains). A part whose parameters do not require a gradient is frozen: not stepped, not
-    decayed. Parameters that never required one are no part of the vector.
+    decayed. Parameters that never required one are no part of the vector; a model may have no others.
     """
 
-    def __init__(
-        self, model: nn.Module, optimizer: Name, lr: float, weight_decay: float, clip: float
-    ) -> None:
-        self.clip = clip
+    def __init__(self, model: nn.Module, learning: Learning | None, steps: int) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        if not named:
-            raise ContractError("the model has no parameters to train")
+        if bool(named) != (learning is not None):
+            raise ContractError(f"{len(named)} parameters require a gradient; learning() is {learning}")
         named.sort(key=lambda pair: _part(*pair))
         lengths = [-(-p.numel() // ALIGN) * ALIGN for _, p in named]
-        device = named[0][1].device
+        device = next(iter(model.state_dict().values())).device
         self.flat = torch.zeros(sum(lengths), device=device)
         self.gradient = torch.zeros_like(self.flat)
         self.parts: list[nn.Parameter] = []
@@ -54,14 +66,21 @@ class Weights:
             part.grad = self.gradient[start:at]
             self.parts.append(part)
             self._members.append(members)
-            groups.append({"params": [part], "weight_decay": 0.0 if bare else weight_decay})
+            groups.append(
+                {"params": [part], "weight_decay": 0.0 if bare or not learning else learning.weight_decay}
+            )
         trained = {id(p) for p in model.parameters() if p.requires_grad}
         inside = {n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in trained}
         #: Buffers and untrained parameters: with `flat` all that the model is.
         self.others = {k: v for k, v in model.state_dict().items() if k not in inside}
         # A tensor on a CUDA device, so that a captured step reads the rate of its own time.
-        self._rate = torch.tensor(lr, device=device) if device.type == "cuda" else None
-        self.optimizer = _OPTIMIZERS[optimizer](groups, lr if self._rate is None else self._rate)
+        self._rate = torch.zeros((), device=device) if device.type == "cuda" else None
+        self.steps = steps
+        if learning is not None:
+            self.clip = learning.clip
+            self.rates = rates(learning.schedule, learning.lr, steps, learning.warmup)
+            make = _OPTIMIZERS[learning.optimizer]
+            self.optimizer = make(groups, 0.0 if self._rate is None else self._rate)
 
     def thaw(self) -> None:
         """Step the parts that require a gradient, and only those."""
@@ -74,13 +93,13 @@ class Weights:
             part.grad = self.gradient[at : at + len(part)] if members[0].requires_grad else None
             at += len(part)
 
-    def rate(self, lr: float) -> None:
-        """The learning rate of the next step."""
+    def rate(self, step: int) -> None:
+        """Take the learning rate of this step."""
         if self._rate is None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-        else:
-            self._rate.fill_(lr)
+            for group in self.optimizer.param_groups if self.parts else ():
+                group["lr"] = self.rates[step]
+        elif self.parts:
+            self._rate.fill_(self.rates[step])
 
     def step(self) -> None:
         """Apply the gradient that was gathered, and forget it."""
@@ -92,11 +111,13 @@ class Weights:
 
     def memory(self) -> dict[str, Tensor]:
         """What the optimizer remembers, by name."""
-        state = self.optimizer.state_dict()["state"]
+        state = self.optimizer.state_dict()["state"] if self.parts else {}
         return {f"{i}.{key}": value for i, part in state.items() for key, value in part.items()}
 
     def remember(self, memory: dict[str, Tensor]) -> None:
         """Put back what `memory` gave."""
+        if not self.parts:
+            return
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in memory.items():
             number, _, key = name.partition(".")

@@ -20,10 +20,8 @@ WARM = 3  # steps before a capture, which let libraries choose and allocate; the
 class Stepper:
     """Runs steps and gives their losses; the host waits for a device only when it asks for these."""
 
-    def __init__(
-        self, model: Model, weights: Weights, feed: Feed, rates: list[float], bf16: bool, capture: bool
-    ) -> None:
-        self.model, self.weights, self.feed, self.rates, self.bf16 = model, weights, feed, rates, bf16
+    def __init__(self, model: Model, weights: Weights, feed: Feed, bf16: bool, capture: bool) -> None:
+        self.model, self.weights, self.feed, self.bf16 = model, weights, feed, bf16
         self.device = weights.flat.device
         self.progress = torch.zeros((), device=self.device)
         self.names: list[str] = []
@@ -50,8 +48,8 @@ class Stepper:
         for number in range(start, stop):
             step = first + number
             self.feed.load(number)
-            self.progress.fill_(step / len(self.rates))
-            self.weights.rate(self.rates[step])
+            self.progress.fill_(step / self.weights.steps)
+            self.weights.rate(step)
             if self._graph is None:
                 found.append(self._step())
             else:
@@ -63,8 +61,9 @@ class Stepper:
         # The cache of casts would outlive a capture, and no weight is used twice in a step.
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16, cache_enabled=False):
             losses = self.model.losses(self.feed.batch, self.progress)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
-        self.weights.step()
+        if self.weights.parts:
+            losses["loss"].backward()  # type: ignore[no-untyped-call]
+            self.weights.step()
         self.names = [*losses]
         return torch.stack([value.detach().float() for value in losses.values()])
 

@@ -1,52 +1,23 @@
-"""The training loop of every method that learns by gradient, and the parameters that such methods share."""
+"""Trained: the base of methods that learn by gradient, with the parameters that they share."""
 
 from __future__ import annotations
 
-import json
-import math
-import time
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor, nn
 
-from sidbench import __version__, checkpoints
-from sidbench.dataset import Embeddings
-from sidbench.errors import SidbenchError, UsageError
-from sidbench.kit import device, optimizers, schedule, snapshots
-from sidbench.kit.batches import Feed, cut, shuffled
-from sidbench.kit.model import Model
-from sidbench.kit.optimizers import Weights
+from sidbench.kit import optimizers
+from sidbench.kit.loop import Looped
+from sidbench.kit.model import Model as Model  # what a method of this kind is made of
+from sidbench.kit.optimizers import Learning
 from sidbench.kit.schedule import Schedule
-from sidbench.kit.stepper import Stepper
-from sidbench.progress import report
-from sidbench.sids import distinct_rows
-from sidbench.tokenizer import Tokenizer
-
-LOOKS = 20  # over a training, where check_every is auto
-LOOKED_AT = 1 << 17  # rows at most, in one look
-STRETCH = 256  # steps between looks at the losses, which wait on the device until then
-NATIVE = 1 << 17  # weights from which bfloat16 products gain on a processor that has them
 
 
-class Trained(Tokenizer):
-    """Base of tokenizers that are trained: the loop's parameters, and the loop."""
+class Trained(Looped):
+    """Base of tokenizers that learn by gradient: how it is followed."""
 
-    group = "Training's"
-    #: What `epochs = auto` aims at: so many optimizer steps, within 5 to 1,000 epochs.
-    auto_steps: ClassVar[int] = 2000
+    group = "The optimizer's"
 
-    #: Times that the catalogue is seen; auto: as many as make 2,000 steps, but 5 to 1,000.
-    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    #: Rows in a step at most; an epoch is cut into equal batches, one batch where the catalogue is smaller.
-    batch_size: Annotated[int, Field(ge=1)] = 1024
     #: What turns gradients into steps; sgd has a momentum of 0.9, the others torch's defaults.
     optimizer: optimizers.Name = "adamw"
     #: The highest learning rate.
@@ -61,229 +32,14 @@ class Trained(Tokenizer):
     clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     #: fp32, or products in bf16; auto: bf16 on CUDA, and for wide networks on a processor that has it.
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    #: Which epoch's model is kept: the last, or of those looked at the lowest by loss or by collisions.
-    select: Literal["loss", "collision", "last"] = "last"
-    #: Epochs between two looks at collisions and utilization; auto: 20 looks. The last epoch is looked at.
-    check_every: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    #: Seconds between two checkpoints (where a folder for them is named); they are written between epochs.
-    checkpoint_every: Annotated[float, Field(ge=0)] = 30.0
-    #: Checkpoints that are kept, the newest.
-    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
-    #: On CUDA, run steps as one captured graph; false runs them one operation at a time.
-    cuda_graph: bool = True
 
-    def train(self, model: Model, x: Embeddings) -> Model:
-        """Train, from the newest checkpoint where there is one; the chosen epoch's model, ready to use.
-
-        Sets `epochs_`, `chosen_` (which epoch's model and why), `training_` (facts), and the curves.
-        """
-        where = device.resolve(self.device)
-        try:
-            with randomness(self.seed, where), device.full_precision(), torch.enable_grad():
-                loop = _Loop(self, model.to(where), x, where)
-                loop.run()
-        except RuntimeError as e:
-            # A processor's allocator raises plain RuntimeErrors.
-            if isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e):
-                raise UsageError(
-                    f"{self.name}: out of memory on {where} at batch_size = {self.batch_size}; "
-                    "lower batch_size, or set device = cpu"
-                ) from e
-            raise
-        self.epochs_, self.chosen_, self.training_ = loop.epochs, loop.chosen, loop.facts()
-        self.curve_names_ = [*loop.curves]
-        self.curve_values_ = [np.asarray(values, dtype=np.float64) for values in loop.curves.values()]
-        return model.eval()
-
-    def facts(self) -> dict[str, Any]:
-        return {**self.training_, "epochs": self.epochs_, "chosen": self.chosen_}
-
-    def curves(self) -> dict[str, list[float] | NDArray[Any]]:
-        return dict(zip(self.curve_names_, self.curve_values_, strict=True))
-
-
-class _Loop:
-    """One training: what it is made of, and where it stands."""
-
-    def __init__(self, of: Trained, model: Model, x: Embeddings, where: torch.device) -> None:
-        self.of, self.model, self.x, self.where = of, model, x, where
-        self.batches, self.batch = cut(len(x), of.batch_size)
-        auto = of.epochs == "auto"
-        self.epochs = schedule.epochs_for(self.batches, of.auto_steps) if auto else int(of.epochs)
-        self.steps = self.epochs * self.batches
-        auto = of.check_every == "auto"
-        self.check_every = math.ceil(self.epochs / LOOKS) if auto else int(of.check_every)
-        self.rates = schedule.rates(of.schedule, of.lr, self.steps, of.warmup)
-        self.bf16 = _bf16(of.precision, model, where)
-        sample = np.random.default_rng(_seed(of.seed, "look")).permutation(len(x))[:LOOKED_AT]
-        self.looked_at = torch.from_numpy(np.sort(sample))
-        self.curves: dict[str, list[Any]] = {}
-        self.chosen: dict[str, Any] = {}
-        self.best: dict[str, Tensor] = {}
-        self.done = 0  # epochs
-
-    def run(self) -> None:
-        of, place = self.of, checkpoints.place()
-        owner = self._owner() if place else {}
-        found = snapshots.latest(place, owner) if place else None
-        if found is None:
-            with torch.no_grad():
-                self.model.begin(self.x, of.seed)
-        self.weights = Weights(self.model, of.optimizer, of.lr, of.weight_decay, of.clip)
-        if found is not None:
-            self._resume(*found)
-        self.feed = Feed(self.x, self.batch, self.where)
-        self.stepper = Stepper(self.model, self.weights, self.feed, self.rates, self.bf16, of.cuda_graph)
-        written = time.monotonic()
-        for epoch in range(self.done, self.epochs):
-            self._epoch(epoch)
-            self.done = epoch + 1
-            if place and time.monotonic() - written >= of.checkpoint_every:
-                self._write(place, owner)
-                written = time.monotonic()
-        if self.best:
-            self.weights.restore(self.best)
-        self.model.zero_grad(set_to_none=True)
-
-    def _epoch(self, epoch: int) -> None:
-        model, of, stepper = self.model, self.of, self.stepper
-        rng = np.random.default_rng(_seed(of.seed, "order", epoch))
-        order = shuffled(len(self.x), self.x[:1].nbytes, rng)
-        self.feed.begin(np.resize(order, self.batches * self.batch))
-        model.train()
-        stepper.begin(model.phase(epoch))
-        _reseed(_seed(of.seed, "noise", epoch), self.where)
-        total = np.zeros(())
-        for start in range(0, self.batches, STRETCH):
-            stop = min(start + STRETCH, self.batches)
-            losses = stepper.run(epoch * self.batches, start, stop)
-            self._check(losses, epoch, start)
-            total = total + losses.sum(axis=0)
-            loss = total[stepper.names.index("loss")] / stop
-            report("fit", epoch * self.batches + stop, self.steps, loss=float(loss))
-        for name, value in zip(stepper.names, total / self.batches, strict=True):
-            self.curves.setdefault(name, []).append(float(value))
-        generator = torch.Generator().manual_seed(_seed(of.seed, "between", epoch))
-        with torch.no_grad():
-            model.end_epoch(epoch, generator, lambda count: self._draw(count, generator))
-            if (epoch + 1) % self.check_every == 0 or epoch + 1 == self.epochs:
-                self._look(epoch)
-
-    def _draw(self, count: int, rng: torch.Generator) -> Tensor:
-        return self.feed.take(torch.randperm(len(self.x), generator=rng)[:count])
-
-    def _check(self, losses: NDArray[np.float64], epoch: int, start: int) -> None:
-        """Stop at the first step whose losses are no numbers any more."""
-        bad = ~np.isfinite(losses).all(axis=1)
-        if not bad.any():
-            return
-        at = int(bad.argmax())
-        said = ", ".join(f"{n} = {v:g}" for n, v in zip(self.stepper.names, losses[at], strict=True))
-        raise self._broken(epoch * self.batches + start + at, said)
-
-    def _broken(self, step: int, said: str) -> SidbenchError:
-        of, epoch, batch = self.of, step // self.batches + 1, step % self.batches + 1
-        remedies = ["a lower lr"]
-        remedies += [] if of.clip else ["clip = 1"]
-        remedies += ["precision = fp32"] if self.bf16 else []
-        remedies += ["more warmup"] if of.warmup < 0.1 else []
-        return SidbenchError(
-            f"{of.name}: training broke at step {step + 1} of {self.steps} (epoch {epoch}, batch {batch}): "
-            f"{said}; the learning rate was {self.rates[step]:g} ({of.optimizer}, lr = {of.lr:g}). "
-            f"What may help: {', '.join(remedies)}"
+    def learning(self) -> Learning:
+        return Learning(
+            optimizer=self.optimizer,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            warmup=self.warmup,
+            clip=self.clip,
+            precision=self.precision,
         )
-
-    def _look(self, epoch: int) -> None:
-        """Collisions and utilization now; this epoch's model is kept if it is the best so far."""
-        of, model = self.of, self.model
-        if not all(bool(t.isfinite().all()) for _, t in self.weights.tensors()):
-            raise self._broken((epoch + 1) * self.batches - 1, "weights are no numbers after this step")
-        model.eval()
-        parts = [model.codes(self.feed.take(rows)).int() for rows in torch.split(self.looked_at, 1 << 13)]
-        codes = torch.cat(parts).cpu().numpy()
-        used = [len(np.unique(codes[:, level])) / size for level, size in enumerate(of.sizes)]
-        collision = 1 - len(distinct_rows(codes)[0]) / len(codes)
-        for key, now in (("looked", epoch + 1), ("collision", collision), ("utilization", used)):
-            self.curves.setdefault(key, []).append(now)
-        if of.select == "last":
-            self.chosen = {"by": "last", "epoch": epoch + 1}
-            return
-        value = self.curves["loss"][-1] if of.select == "loss" else collision
-        if not self.chosen or value < self.chosen["value"]:
-            self.chosen = {"by": of.select, "epoch": epoch + 1, "value": value}
-            for name, tensor in self.weights.tensors():
-                self.best.setdefault(name, torch.empty_like(tensor)).copy_(tensor)
-
-    def _owner(self) -> dict[str, Any]:
-        """What a checkpoint must agree on to be this training's."""
-        params = {
-            k: v for k, v in self.of.params().items() if k not in ("checkpoint_every", "keep_checkpoints")
-        }
-        about = {
-            "method": self.of.name,
-            **params,
-            "data": snapshots.fingerprint(self.x),
-            "runs on": device.describe(self.where),
-            "torch": torch.__version__,
-            "sidbench": __version__,
-        }
-        return dict(json.loads(json.dumps(about, default=str)))
-
-    def _write(self, place: Path, owner: dict[str, Any]) -> None:
-        tensors = {f"now.{name}": t for name, t in self.weights.tensors()}
-        tensors |= {f"best.{name}": t for name, t in self.best.items()}
-        tensors |= {f"memory.{name}": t for name, t in self.weights.memory().items()}
-        about = {"owner": owner, "epochs": self.done, "chosen": self.chosen, "curves": self.curves}
-        snapshots.write(place, self.done, tensors, about, self.of.keep_checkpoints)
-
-    def _resume(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-        def of(kind: str) -> dict[str, Tensor]:
-            return {k.removeprefix(kind): t.to(self.where) for k, t in tensors.items() if k.startswith(kind)}
-
-        self.weights.restore(of("now."))
-        self.weights.remember(of("memory."))
-        self.best = of("best.")
-        self.done, self.chosen, self.curves = about["epochs"], about["chosen"], about["curves"]
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "device": device.describe(self.where),
-            "precision": "bf16" if self.bf16 else "fp32",
-            "stepping": self.stepper.how,
-            "steps": self.steps,
-            "rows_in_a_step": self.batch,
-            "rows_looked_at": len(self.looked_at),
-        }
-
-
-@contextmanager
-def randomness(seed: int, where: torch.device) -> Iterator[None]:
-    """Inside, torch's global generators start from this seed; the caller's states are put back.
-
-    What a model draws while it is built (its first weights) belongs in here too.
-    """
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
-        _reseed(seed, where)
-        yield
-
-
-def _reseed(seed: int, where: torch.device) -> None:
-    # torch.manual_seed would reach every device there is.
-    torch.default_generator.manual_seed(seed)
-    if where.type == "cuda":
-        with torch.cuda.device(where):
-            torch.cuda.manual_seed(seed)
-
-
-def _seed(seed: int, what: str, epoch: int = 0) -> int:
-    """A seed of its own for every use and epoch, so that nothing random has a state to keep."""
-    words = np.random.SeedSequence([seed, zlib.crc32(what.encode()), epoch]).generate_state(2, np.uint32)
-    return int(words[0]) << 31 ^ int(words[1])
-
-
-def _bf16(precision: str, model: nn.Module, where: torch.device) -> bool:
-    """Whether products are bfloat16. A processor without such instructions imitates them, slowly."""
-    if precision != "auto":
-        return precision == "bf16"
-    wide = sum(p.numel() for p in model.parameters()) >= NATIVE
-    return where.type == "cuda" or (wide and torch.cpu._is_avx512_bf16_supported())
