@@ -76,9 +76,7 @@ class ResidualVQ(nn.Module):
         if choices.simvq and choices.update == "ema":
             raise UsageError("simvq learns its codebooks by gradient alone; set update = gradient")
         if choices.estimator == "gumbel" and any(choices.epsilon):
-            raise UsageError(
-                "gumbel draws its codewords itself; leave sinkhorn out, or take another estimator"
-            )
+            raise UsageError("gumbel draws its codewords itself; set sinkhorn = 0, or take another estimator")
         own = self.sizes[:1] if choices.shared else self.sizes
         learned = choices.update == "gradient" and not choices.simvq
         self.tables = nn.ParameterList(
@@ -122,7 +120,8 @@ class ResidualVQ(nn.Module):
                 codebook = codebook + (r.detach() - q).square().sum(dim=1).mean()
             if self.training:
                 self._count(level, chosen, r.detach())
-            r = r - fixed
+            # A relaxed draw has a gradient of its own, at every level; a codeword that was chosen has none.
+            r = r - (q if pick.estimator == "gumbel" else fixed)
             if pick.residual_gradient == "zero":
                 r = r.detach()
             total = total + q
@@ -315,7 +314,7 @@ def _compared(r: Floats, book: Floats, choices: Choices) -> tuple[Floats, list[F
 def _sums(codes: Tensor, r: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Rows of each code, and their sum, in an order that repeats to the bit."""
     if r.is_cuda:  # where adding by index would be in any order
-        one = torch.zeros(len(r), size, device=r.device).scatter_(1, codes[:, None], 1.0)
+        one = r.new_zeros(len(r), size).scatter_(1, codes[:, None], 1.0)
         return one.sum(dim=0), one.T @ r
-    counts = torch.zeros(size).index_add_(0, codes, torch.ones(len(r)))
-    return counts, torch.zeros(size, r.shape[1]).index_add_(0, codes, r)
+    counts = r.new_zeros(size).index_add_(0, codes, r.new_ones(len(r)))
+    return counts, r.new_zeros(size, r.shape[1]).index_add_(0, codes, r)
