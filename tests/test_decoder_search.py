@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from sidbench import clock
 from sidbench.dataset import Sequences
 from sidbench.decoder import Decoder
 from sidbench.decoder import decoder as decoder_module
+from sidbench.decoder import search as search_module
 from sidbench.decoder.training import negative_log_likelihood
 from sidbench.decoder.trie import Trie
+from sidbench.errors import UsageError
 from sidbench.sids import SIDs
 
 SMALL = {
@@ -170,21 +175,78 @@ def test_the_cache_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("variable", [False, True])
-def test_dense_and_sparse_tables_say_the_same(variable: bool) -> None:
-    made = make_sids(15, 300, (4, 9, 30, 5), variable=variable)
-    dense, sparse = Trie(made), Trie(made, dense_limit=0)
-    assert any(t is not None for t in dense.dense)
-    assert all(t is None for t in sparse.dense)
-    for level, size in enumerate(dense.sizes):
-        nodes = torch.arange(dense.nodes(level - 1) if level else 1)
-        scores = torch.arange(len(nodes) * size, dtype=torch.float32).view(len(nodes), size)
-        found = []
-        for trie in (dense, sparse):
-            child, score = trie.children(level, nodes, scores)
-            real = score > -torch.inf
-            found.append((child[real].long(), score[real]))
-        torch.testing.assert_close(found[0], found[1])
-        assert found[0][0].tolist() == list(range(dense.nodes(level)))
+def test_children_are_all_children_of_the_living_in_order(variable: bool) -> None:
+    trie = Trie(make_sids(15, 300, (4, 9, 30, 5), variable=variable))
+    rng = np.random.default_rng(0)
+    for level in range(trie.levels):
+        above = trie.nodes(level - 1) if level else 1
+        beams = min(above, 6)
+        nodes = torch.from_numpy(np.stack([np.sort(rng.permutation(above)[:beams]) for _ in range(5)]))
+        alive = torch.from_numpy(rng.random((5, beams)) < 0.7)
+        alive[:, 0] = True
+        found, beam, real = trie.children(level, nodes, alive)
+        assert real.shape[1] <= trie.most(level, beams)
+        for row in range(5):
+            begins, own = trie.begins[level], nodes[row, alive[row]].tolist()
+            expected = [c for n in own for c in range(int(begins[n]), int(begins[n + 1]))]
+            assert found[row, real[row]].tolist() == expected
+            parents = torch.searchsorted(begins, found[row, real[row]], right=True) - 1
+            assert torch.equal(nodes[row, beam[row, real[row]]], parents)
+        everything = trie.children(level, torch.arange(above)[None], torch.ones(1, above, dtype=torch.bool))
+        assert everything[0][0].tolist() == list(range(trie.nodes(level)))
+        assert trie.most(level, above) == trie.nodes(level)
+
+
+@pytest.mark.parametrize("variable", [False, True])
+@pytest.mark.parametrize("beam", [2, 5, 80])
+def test_masking_a_subset_equals_building_its_own_trie(variable: bool, beam: int) -> None:
+    made = make_sids(17, 80, (4, 4, 4), variable=variable)
+    decoder = untrained(made, beam=beam)
+    rows = histories(4, 12, len(made))
+    for seed, share in enumerate((0.02, 0.3, 0.9, 1.0)):
+        allowed = np.random.default_rng(seed).random(len(made)) < share
+        allowed[[1, 2]] = True
+        inside = np.flatnonzero(allowed)
+        own = untrained(SIDs(made.codes[allowed], made.sizes, inside), beam=beam)
+        # The subset's trie with the model and the histories of the whole.
+        own.model_, own.reader_ = decoder.model_, decoder.reader_
+        masked, alone = decoder.recommend(rows, 5, allowed=allowed), own.recommend(rows, 5)
+        width = alone.groups.shape[1]
+        np.testing.assert_allclose(masked.scores[:, :width], alone.scores, rtol=1e-5)
+        assert (masked.groups[:, width:] == -1).all()
+        for u in range(len(rows)):
+            listed = [g for g in masked.groups[u] if g >= 0]
+            theirs = [g for g in alone.groups[u] if g >= 0]
+            for mine, other in zip(listed, theirs, strict=True):
+                members = masked.members[masked.offsets[mine] : masked.offsets[mine + 1]]
+                others = alone.members[alone.offsets[other] : alone.offsets[other + 1]]
+                assert sorted(members) == sorted(inside[others])
+        np.testing.assert_array_equal(np.sort(masked.members), np.arange(len(made)))
+        assert masked.group_of.shape == (len(made),)
+    everything = decoder.recommend(rows, 5, allowed=np.ones(len(made), dtype=bool))
+    np.testing.assert_array_equal(everything.groups, decoder.recommend(rows, 5).groups)
+
+
+def test_a_mask_that_does_not_fit_says_so() -> None:
+    decoder = untrained(make_sids(18, 20, (4, 4)))
+    wrong: list[Any] = [np.ones(19, dtype=bool), np.zeros(20, dtype=bool), np.arange(20)]
+    for bad in wrong:
+        with pytest.raises(UsageError, match="at least one item"):
+            decoder.recommend(Sequences.of([[1]]), 5, allowed=bad)
+
+
+@pytest.mark.parametrize("limit", [1 << 22, 64])
+def test_a_softmax_in_tiles_is_the_whole_one(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_sids(19, 400, (50, 70, 60), variable=True)
+    decoder = untrained(made, beam=20)
+    rows = histories(5, 12, len(made))
+    whole = decoder.recommend(rows, 20)
+    monkeypatch.setattr(search_module, "MANY", 8)
+    monkeypatch.setattr(search_module, "TILE", (7, 16))
+    monkeypatch.setitem(decoder_module.SEARCH_FLOATS, "cpu", limit)
+    tiled = decoder.recommend(rows, 20)
+    np.testing.assert_array_equal(whole.groups, tiled.groups)
+    np.testing.assert_allclose(whole.scores, tiled.scores, rtol=1e-5)
 
 
 def test_leaves_are_groups_and_members_are_their_items() -> None:
@@ -203,6 +265,18 @@ def test_wide_levels_and_many_sids_stay_within_memory() -> None:
     sizes = (65_536, 65_536)
     made = SIDs(rng.integers(0, 65_536, (200_000, 2)).astype(np.int32), sizes, np.arange(200_000))
     decoder = untrained(made, width=4, heads=1, head_width=4, feed_forward=4, decoder_layers=1, beam=5)
-    ranking = decoder.recommend(Sequences.of([[1], [2, 3]]), 5)
+    with clock.span("cpu") as span:
+        ranking = decoder.recommend(Sequences.of([[1], [2, 3]] * 200), 5)
     assert (ranking.groups >= 0).all()
-    assert all(t is None or t.numel() <= 1 << 24 for t in decoder.trie_.dense)
+    # (beams x codes) of these users would take 524 MB.
+    assert span.peak_mb < 250
+
+
+def test_a_beam_of_a_thousand_is_exact() -> None:
+    made = make_sids(20, 900, (30, 40, 20))
+    decoder = untrained(made, beam=1_000)
+    rows = histories(6, 4, len(made))
+    expected = brute_force(decoder, rows, np.zeros(4, dtype=np.int64))
+    ranking = decoder.recommend(rows, 10)
+    for u in range(4):
+        np.testing.assert_allclose(ranking.scores[u], np.sort(expected[u])[::-1][:10], atol=2e-4)

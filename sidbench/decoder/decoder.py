@@ -33,8 +33,8 @@ Count = Annotated[int, Field(ge=1)]
 
 #: Encoder tokens of one piece of a training batch: on a processor what stays in its cache is far cheaper.
 PIECE_TOKENS = {"cpu": 5_120, "cuda": 1 << 18}
-#: Numbers that one level of search may make at once.
-SEARCH_FLOATS = {"cpu": 1 << 20, "cuda": 1 << 26}
+#: Numbers that one level of search may hold at once.
+SEARCH_FLOATS = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
 class Decoder(Plugin):
@@ -176,18 +176,42 @@ class Decoder(Plugin):
         return self
 
     def recommend(
-        self, histories: Sequences, k: int, users: NDArray[np.integer[Any]] | None = None
+        self,
+        histories: Sequences,
+        k: int,
+        users: NDArray[np.integer[Any]] | None = None,
+        allowed: NDArray[np.bool_] | None = None,
     ) -> Ranking:
         """The first k places for every history: groups of items that share a SID, by log-probability.
 
         Every SID has an item, so k places hold at least k items. The beam is `beam` or k, whichever is more.
         A history may be empty or longer than what is read. `users` matter only where there are user tokens.
+        `allowed`, a mask of all items, ranks those alone (what is in stock): the ranking is that of a trie
+        with no other item in it, and the probabilities are unchanged.
         """
         if k < 1:
             raise UsageError(f"{self.name}.recommend: k = {k}; expected at least 1")
+        members, offsets, nodes = self.trie_.members, self.trie_.offsets, None
+        if allowed is not None:
+            allowed = self._checked(allowed)
+            nodes = self.trie_.allowed(allowed)
+            # Groups keep their numbers; what is left out stands in a last one that no list names.
+            inside = allowed[members]
+            members = np.concatenate((members[inside], members[~inside]))
+            upto = np.concatenate(([0], np.cumsum(inside)))[offsets]
+            offsets = np.append(upto, len(members))
         with _threads(self.threads):
-            groups, scores = self._search(histories, users, max(self.beam, k), report=True)
-        return Ranking(groups[:, :k], scores[:, :k], self.trie_.members, self.trie_.offsets)
+            groups, scores = self._search(histories, users, max(self.beam, k), nodes, report=True)
+        return Ranking(groups[:, :k], scores[:, :k], members, offsets)
+
+    def _checked(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        items = len(self.trie_.group_of)
+        if allowed.shape != (items,) or allowed.dtype != bool or not allowed.any():
+            raise UsageError(
+                f"{self.name}.recommend: allowed has shape {allowed.shape}, {allowed.dtype} and "
+                f"{np.count_nonzero(allowed)} items; expected ({items},) of bool and at least one item"
+            )
+        return allowed
 
     def facts(self) -> dict[str, Any]:
         """What `auto` became and how training went, for the record."""
@@ -253,7 +277,7 @@ class Decoder(Plugin):
 
     def _validate(self, valid: Targets) -> tuple[float, float]:
         """NDCG@10 at item level and the mean loss a code, on the users that select."""
-        groups, _ = self._search(valid.histories, valid.users, max(self.beam, 10), report=False)
+        groups, _ = self._search(valid.histories, valid.users, max(self.beam, 10), None, report=False)
         ndcg = expected_ndcg(groups, self.trie_.group_of[valid.items], np.diff(self.trie_.offsets), 10)
         loss, count = 0.0, 0
         for rows, inputs in self._chunks(valid.histories, valid.users, self._rows(1)):
@@ -265,29 +289,41 @@ class Decoder(Plugin):
         return float(ndcg.mean()), loss / count
 
     def _search(
-        self, histories: Sequences, users: NDArray[np.integer[Any]] | None, beam: int, *, report: bool
+        self,
+        histories: Sequences,
+        users: NDArray[np.integer[Any]] | None,
+        beam: int,
+        allowed: list[Tensor] | None,
+        *,
+        report: bool,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         beam = min(beam, len(self.trie_))
-        groups = np.empty((len(histories), beam), dtype=np.int64)
-        scores = np.empty((len(histories), beam), dtype=np.float32)
+        groups = np.full((len(histories), beam), -1, dtype=np.int64)
+        scores = np.full((len(histories), beam), -np.inf, dtype=np.float32)
+        limit = SEARCH_FLOATS[self._device.type]
         done = 0
         for rows, inputs in self._chunks(histories, users, self._rows(beam)):
             with torch.inference_mode():
                 memory = self.model_.encode(inputs.tokens, inputs.users, None, inputs.bias)
-                found, logp = beam_search(self.model_, self.trie_, memory, inputs.bias, beam)
-            groups[rows], scores[rows] = found.cpu().numpy(), logp.cpu().numpy()
+                found, logp = beam_search(self.model_, self.trie_, memory, inputs.bias, beam, allowed, limit)
+            width = found.shape[1]
+            groups[rows, :width], scores[rows, :width] = found.cpu().numpy(), logp.cpu().numpy()
             done += len(rows)
             if report:
                 progress.report("search", done, len(histories))
         return groups, scores
 
     def _rows(self, beam: int) -> int:
-        """How many users at once: as many as keep what one level makes within the limit."""
-        fan = max(
-            min(beam, self.trie_.nodes(i - 1) if i else 1) * self.trie_.fan(i)
-            for i in range(self.trie_.levels)
+        """How many users at once: as many as keep what one level makes of them within the limit."""
+        trie, shape = self.trie_, self.model_.shape
+        before = [min(beam, trie.nodes(level - 1) if level else 1) for level in range(trie.levels)]
+        candidates = max(trie.most(level, beams) for level, beams in enumerate(before))
+        places = shape.history * shape.per_item
+        layer = max(
+            shape.feed_forward, shape.heads * places, 2 * shape.heads * shape.head_width * trie.levels
         )
-        floats = max(fan, beam * max(self.trie_.sizes), beam * self.feed_forward)
+        # Of every candidate some ten numbers are kept, or as much in integers.
+        floats = max(10 * candidates, max(before) * layer, places * shape.feed_forward)
         return max(1, SEARCH_FLOATS[self._device.type] // floats)
 
     def _chunks(

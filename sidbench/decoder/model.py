@@ -203,10 +203,14 @@ class Transformer(nn.Module):
             x = layer.feed(x, None).view(users * beams, -1)
         return self.decoder_norm(x).view(users, beams, -1), now
 
-    def logits(self, level: int, x: Tensor) -> Tensor:
-        """Scores of all codes of one level, in single precision: rounded ones would tie where they differ."""
+    def head(self, level: int) -> Tensor:
+        """A row a code of one level, in single precision: rounded scores would tie where they differ."""
         start = self.starts[level]
-        return F.linear(x.float(), self.output[start : start + self.shape.sizes[level]].float())
+        return self.output[start : start + self.shape.sizes[level]].float()
+
+    def logits(self, level: int, x: Tensor) -> Tensor:
+        """Scores of all codes of one level."""
+        return F.linear(x.float(), self.head(level))
 
 
 def _weight(rows: int, columns: int) -> nn.Parameter:

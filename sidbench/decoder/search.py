@@ -8,15 +8,28 @@ from torch import Tensor
 from sidbench.decoder.model import Transformer
 from sidbench.decoder.trie import Trie
 
+#: What part of its limit a search may spend on one softmax: a small one stays in the processor's cache.
+SHARE = 8
+#: More codes than these are many: their softmax is made in tiles of so many rows and codes.
+MANY, TILE = 8_192, (256, 1_024)
+
 
 def beam_search(
-    model: Transformer, trie: Trie, memory: Tensor, bias: Tensor | None, beam: int
+    model: Transformer,
+    trie: Trie,
+    memory: Tensor,
+    bias: Tensor | None,
+    beam: int,
+    allowed: list[Tensor] | None,
+    limit: int,
 ) -> tuple[Tensor, Tensor]:
     """Groups (users, beam) in descending log-probability, and these; -1 and -inf past the end.
 
     A score is the model's own log-probability of the SID: softmax over all codes of a level, valid or not, so
     what the model gives to SIDs that no item has is lost. Nothing is sampled; of equal scores the lower group
     number comes first. With a beam as wide as the catalogue nothing is ever cut, and the ranking is exact.
+    `allowed`, a mask of the nodes of every level, leaves the others out as if the trie had never had them.
+    `limit` bounds the numbers that are held at once, beside the candidates.
     """
     users = len(memory)
     keys = model.remember(memory)
@@ -26,24 +39,60 @@ def beam_search(
     codes: Tensor | None = None
     for level in range(trie.levels):
         hidden, past = model.step(level, codes, past, keys, bias, (users, nodes.shape[1]))
-        logp = model.logits(level, hidden).log_softmax(-1)
+        found, source, real = trie.children(level, nodes, scores > -torch.inf)
+        if allowed is not None:
+            real &= allowed[level][found]
+        gained = _gained(model, level, hidden, trie.codes[level][found], source, limit)
         if trie.variable and codes is not None:
             # After the end there is one way on, and it is certain.
-            logp = logp.masked_fill_((codes == 0).unsqueeze(-1), 0.0)
-        found, gained = trie.children(level, nodes, logp)
-        fan = found.shape[-1]
-        total = (scores.unsqueeze(-1) + gained).flatten(1)
+            gained.masked_fill_((codes == 0).gather(1, source), 0.0)
+        total = gained.add_(scores.gather(1, source)).masked_fill_(~real, -torch.inf)
         last = level == trie.levels - 1
-        chosen = _best(total, min(beam, trie.nodes(level), total.shape[1]), in_order=not last)
+        chosen = _best(total, min(beam, total.shape[1]), in_order=not last)
         scores = total.gather(1, chosen)
-        nodes = found.flatten(1).gather(1, chosen).long().masked_fill_(scores == -torch.inf, 0)
+        nodes = found.gather(1, chosen)
         if not last:
             codes = trie.codes[level][nodes]
-            before = past[0].shape[0] // users
+            before = hidden.shape[1]
             first = torch.arange(0, users * before, before, device=nodes.device)
-            rows = (first.unsqueeze(1) + chosen // fan).flatten()
+            rows = (first.unsqueeze(1) + source.gather(1, chosen)).flatten()
             past = [kept.index_select(0, rows) for kept in past]
     return nodes.masked_fill_(scores == -torch.inf, -1), scores
+
+
+def _gained(
+    model: Transformer, level: int, hidden: Tensor, codes: Tensor, source: Tensor, limit: int
+) -> Tensor:
+    """The log-probabilities of `codes` (users, width), each after the state of its beam, `source`.
+
+    The softmax is over all codes, but no more of it is ever held than `limit` numbers.
+    """
+    weights, hidden = model.head(level), hidden.float()
+    users, beams, width = hidden.shape
+    size = len(weights)
+    together = limit // SHARE // (beams * size)
+    if together and size <= max(MANY, 4 * (codes.shape[1] // beams)):
+        # Few codes, or many of them asked for: the scores of all, and of these the ones that are asked for.
+        out = torch.empty(codes.shape, dtype=torch.float32, device=hidden.device)
+        for start in range(0, users, together):
+            part = slice(start, start + together)
+            logp = (hidden[part] @ weights.T).log_softmax(-1).flatten(1)
+            torch.gather(logp, 1, source[part] * size + codes[part], out=out[part])
+        return out
+    # Many codes: their sum by tiles that stay in the cache, and one product a code that is asked for.
+    flat = hidden.flatten(0, 1)
+    normalizer = torch.cat([_log_sum_exp(rows, weights) for rows in torch.split(flat, TILE[0])])
+    rows = (source + torch.arange(0, users * beams, beams, device=codes.device).unsqueeze(1)).flatten()
+    few = max(1, limit // width)
+    pieces = zip(torch.split(rows, few), torch.split(codes.flatten(), few), strict=True)
+    scores = torch.cat([(flat[row] * weights[code]).sum(-1) for row, code in pieces])
+    return (scores - normalizer[rows]).view_as(codes)
+
+
+def _log_sum_exp(rows: Tensor, weights: Tensor) -> Tensor:
+    """Of `rows @ weights.T`, row by row, over the rows of the weights a tile at a time."""
+    parts = [(rows @ tile.T).logsumexp(-1) for tile in torch.split(weights, TILE[1])]
+    return torch.stack(parts).logsumexp(0)
 
 
 def _best(scores: Tensor, count: int, *, in_order: bool) -> Tensor:

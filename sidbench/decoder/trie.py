@@ -1,4 +1,4 @@
-"""The trie of a catalogue's SIDs as tables: dense where most codes continue a prefix, CSR elsewhere."""
+"""The trie of a catalogue's SIDs as flat tables: nodes level by level, the children of one stand together."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from torch import Tensor
 
 from sidbench.sids import SIDs
 
-#: A dense table may hold this many entries a level (4 bytes each).
-DENSE_LIMIT = 1 << 24
-
 
 class Trie:
     """Nodes are numbered level by level in lexicographic order: a leaf is the number of its group of items.
@@ -20,7 +17,7 @@ class Trie:
     stands after it is certain. The end sorts first, as -1 does, so groups keep their order.
     """
 
-    def __init__(self, sids: SIDs, dense_limit: int = DENSE_LIMIT) -> None:
+    def __init__(self, sids: SIDs) -> None:
         groups, group_of = sids.groups()
         self.variable = bool((groups < 0).any())
         shift = int(self.variable)
@@ -32,30 +29,22 @@ class Trie:
         self.offsets = np.concatenate(([0], np.cumsum(np.bincount(group_of, minlength=len(groups)))))
         self.group_of = group_of
 
-        #: Level by level: each node's code, where each parent's children begin, the most children of one.
+        #: Level by level: each node's code, and where each parent's children begin.
         self.codes: list[Tensor] = []
         self.begins: list[Tensor] = []
-        self.degrees: list[int] = []
-        #: (parents, codes) number of the child or -1, where that is worth its memory.
-        self.dense: list[Tensor | None] = []
+        #: Level by level: how many children the 1, 2, 3... most fruitful parents have together.
+        self._most: list[NDArray[np.int64]] = []
         new = np.zeros(len(groups), dtype=bool)
         new[:1] = True
         parent = np.zeros(len(groups), dtype=np.int64)
-        for level, size in enumerate(self.sizes):
+        for level in range(len(self.sizes)):
             parents = int(parent[-1]) + 1
             new = new.copy()
             new[1:] |= paths[1:, level] != paths[:-1, level]
-            codes, above = paths[new, level], parent[new]
-            counts = np.bincount(above, minlength=parents)
-            self.codes.append(torch.from_numpy(codes))
+            counts = np.bincount(parent[new], minlength=parents)
+            self.codes.append(torch.from_numpy(paths[new, level]))
             self.begins.append(torch.from_numpy(np.concatenate(([0], np.cumsum(counts)))))
-            self.degrees.append(int(counts.max()))
-            table = None
-            # A dense row costs a look at every code; CSR a few indirections for each of the most children.
-            if parents * size <= dense_limit and self.degrees[-1] * 4 >= size:
-                table = torch.full((parents, size), -1, dtype=torch.int32)
-                table[torch.from_numpy(above), self.codes[-1]] = torch.arange(len(codes), dtype=torch.int32)
-            self.dense.append(table)
+            self._most.append(np.cumsum(np.sort(counts)[::-1]))
             parent = np.cumsum(new) - 1
 
     @property
@@ -71,7 +60,6 @@ class Trie:
         self.item_codes = self.item_codes.to(device)
         self.codes = [t.to(device) for t in self.codes]
         self.begins = [t.to(device) for t in self.begins]
-        self.dense = [None if t is None else t.to(device) for t in self.dense]
         return self
 
     def count_codes(self, codes: Tensor) -> int:
@@ -84,22 +72,35 @@ class Trie:
         """How many nodes a level has."""
         return len(self.codes[level])
 
-    def fan(self, level: int) -> int:
-        """How many candidates `children` lists for one node of the level before."""
-        return self.degrees[level] if self.dense[level] is None else self.sizes[level]
+    def most(self, level: int, parents: int) -> int:
+        """The most children at this level that so many nodes of the level before can have together."""
+        most = self._most[level]
+        return int(most[min(parents, len(most)) - 1])
 
-    def children(self, level: int, nodes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """For nodes of the level before and scores (..., codes): candidates (..., fan) and their scores.
+    def children(self, level: int, nodes: Tensor, alive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All children of the living among `nodes` (rows, beams) of the level before, a row side by side.
 
-        Candidates stand in the order of their codes. A place without a node has score -inf.
+        Their numbers (rows, width), in the order of the beams and of their codes, the beam that each comes
+        from, and whether there is a child at all: rows with fewer of them are filled up.
         """
-        table = self.dense[level]
-        if table is not None:
-            found = table[nodes]
-            return found, scores.masked_fill(found < 0, -torch.inf)
-        begin = self.begins[level][nodes].unsqueeze(-1)
-        end = self.begins[level][nodes + 1].unsqueeze(-1)
-        found = begin + torch.arange(self.degrees[level], device=nodes.device)
-        beyond = found >= end
-        found = found.masked_fill_(beyond, 0)
-        return found, scores.gather(-1, self.codes[level][found]).masked_fill_(beyond, -torch.inf)
+        first = self.begins[level][nodes]
+        counts = (self.begins[level][nodes + 1] - first).masked_fill_(~alive, 0)
+        ends = counts.cumsum(1)
+        # A GPU need not be asked how many there are: as many as there could be will do.
+        cpu = nodes.device.type == "cpu"
+        width = int(ends[:, -1].max()) if cpu else self.most(level, nodes.shape[1])
+        at = torch.arange(width, device=nodes.device).repeat(len(nodes), 1)
+        beam = torch.searchsorted(ends, at, right=True).clamp_(max=nodes.shape[1] - 1)
+        real = at < ends[:, -1:]
+        found = (at + (first + counts - ends).gather(1, beam)).masked_fill_(~real, 0)
+        return found, beam, real
+
+    def allowed(self, items: NDArray[np.bool_]) -> list[Tensor]:
+        """Level by level, the nodes below which at least one of these items (a mask of all) lies."""
+        device = self.codes[-1].device
+        inside = torch.from_numpy(np.bincount(self.group_of, weights=items, minlength=len(self)) > 0)
+        masks = [inside.to(device)]
+        for begins in reversed(self.begins[1:]):
+            upto = torch.nn.functional.pad(masks[0].cumsum(0), (1, 0))
+            masks.insert(0, upto[begins[1:]] > upto[begins[:-1]])
+        return masks
