@@ -19,6 +19,13 @@ def mean_row(x: Floats) -> Floats:
     return np.asarray(total / len(x), dtype=np.float32)
 
 
+def spread(x: Floats, mean: Floats) -> float:
+    """The mean squared distance from the mean."""
+    step = max(1, PIECE // x.shape[1])
+    parts = (np.square(x[at : at + step] - mean.astype(np.float64)).sum() for at in range(0, len(x), step))
+    return float(sum(parts) / len(x))
+
+
 def power_of_two(x: Floats, mean: Floats) -> np.float32:
     """1, or the power of two (no digit changes) that brings extreme distances from the mean near 1."""
     step = max(1, PIECE // x.shape[1])
@@ -45,4 +52,4 @@ def next_level(x: Floats, prefix: Codes, levels: int) -> int:
         raise DataError(
             f"costs: the prefix has shape {prefix.shape}; expected ({len(x)}, 0 to {levels - 1} codes)"
         )
-    return prefix.shape[1]
+    return int(prefix.shape[1])

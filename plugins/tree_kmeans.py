@@ -1,0 +1,110 @@
+"""tree-kmeans: hierarchical k-means, in which a code means something only below its parent."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from typing_extensions import Self
+
+from sidbench.dataset import Embeddings
+from sidbench.errors import DataError
+from sidbench.kit import device, residual, rows, tree
+from sidbench.progress import report
+from sidbench.sids import Codes
+from sidbench.tokenizer import Tokenizer
+
+
+class TreeKMeans(Tokenizer):
+    """Hierarchical k-means: a k-means inside every cluster, so a SID is a path and codes are local to it.
+
+    What residual k-means shares between clusters (codewords) this one does not: it separates items better
+    and tells the decoder less. A node with at most as many distinct items as codes gives each of them a code
+    of its own, so that in a deep tree only equal embeddings collide; children take codes 0, 1, 2... by
+    falling number of items, and codes beyond the children are not used. A new item goes to the nearest
+    child, level by level.
+    """
+
+    name = "tree-kmeans"
+    paper = "https://arxiv.org/abs/2202.06991"
+    quick = {"iters": 5}
+
+    #: Lloyd's iterations in every node.
+    iters: Annotated[int, Field(ge=1)] = 25
+
+    def fit(self, x: Embeddings) -> Self:
+        where = device.resolve(self.device)
+        self.mean_ = rows.mean_row(x)
+        scale, keys = rows.power_of_two(x, self.mean_), rows.keys(x)
+        node, parents = np.zeros(len(x), dtype=np.int64), self.mean_[None]
+        centers, first = [], []
+        for level, size in enumerate(self.sizes):
+            report("fit", level, self.levels)
+            seed = self.seed + level
+            made = tree.split(
+                x, node, parents, size, keys, scale=scale, iters=self.iters, seed=seed, device=where
+            )
+            node, parents = made.child(x, node), made.centers
+            centers.append(made.centers)
+            first.append(made.first)
+        report("fit", self.levels, self.levels)
+        self.centers_, self.first_ = centers, first
+        self.spread_, self.device_ = rows.spread(x, self.mean_), device.describe(where)
+        return self
+
+    def encode(self, x: Embeddings) -> Codes:
+        residual.check_columns(x, len(self.mean_))
+        codes = np.empty((len(x), self.levels), dtype=np.int32)
+        node = np.zeros(len(x), dtype=np.int64)
+        for level in range(self.levels):
+            child = self._level(level).child(x, node)
+            codes[:, level] = child - self.first_[level][node]
+            node = child
+        return codes
+
+    def costs(self, x: Embeddings, prefix: Codes) -> NDArray[np.float32]:
+        """Squared distances to the children of the prefix's node.
+
+        A code beyond the children costs twice the farthest of them and the spread of the catalogue: more
+        than any child, and no more than it must, since that place in the tree is free.
+        """
+        residual.check_columns(x, len(self.mean_))
+        level = rows.next_level(x, prefix, self.levels)
+        far = self._level(level).distances(x, self._node(prefix), self.sizes[level])
+        most = np.where(np.isfinite(far), far, 0).max(axis=1, initial=0)
+        dear = np.minimum(2.0 * most.astype(np.float64) + self.spread_, 3 * tree.FARTHEST)
+        return np.where(np.isfinite(far), far, dear[:, None]).astype(np.float32)
+
+    def reconstruct(self, codes: Codes) -> NDArray[np.float32]:
+        """The centre of the node that the codes lead to."""
+        if codes.ndim != 2 or not 1 <= codes.shape[1] <= self.levels:
+            raise DataError(
+                f"reconstruct: codes have shape {codes.shape}; expected (n, 1 to {self.levels} codes)"
+            )
+        centers: NDArray[np.float32] = self.centers_[codes.shape[1] - 1][self._node(codes)]
+        return centers
+
+    def facts(self) -> dict[str, Any]:
+        return {"nodes": [len(centers) for centers in self.centers_], "device": self.device_}
+
+    def _level(self, level: int) -> tree.Level:
+        parents = self.centers_[level - 1] if level else self.mean_[None]
+        return tree.Level(parents, self.centers_[level], self.first_[level])
+
+    def _node(self, codes: Codes) -> NDArray[np.int64]:
+        """The node that some codes lead to; a path that the tree does not have is an error."""
+        node = np.zeros(len(codes), dtype=np.int64)
+        for level in range(codes.shape[1]):
+            first = self.first_[level]
+            child = first[node] + codes[:, level]
+            lost = np.flatnonzero((child >= first[node + 1]) | (codes[:, level] < 0))
+            if len(lost):
+                path = codes[lost[0], : level + 1].tolist()
+                raise DataError(
+                    f"{self.name}: the tree has no node {path} (row {lost[0]}); codes of the first "
+                    f"{level} levels lead to {int(np.diff(first)[node[lost[0]]])} children"
+                )
+            node = child
+        return node
