@@ -240,7 +240,7 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
         "seed": key["seed"],
         "run": run_id(key),
         "dataset": corpus.name,
-        "tokenizer_levels": tokenizer.levels,
+        "tokenizer_levels": len(tokenizer.sizes),
         "fingerprint": corpus.fingerprint,
         "versions": provenance.versions(),
     }

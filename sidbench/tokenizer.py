@@ -151,7 +151,8 @@ class Tokenizer(Plugin, ABC):
             "schema": 1,
             "name": self.name,
             "sidbench": __version__,
-            "params": self.params(),
+            # A file by its name: where it lay says nothing elsewhere, and what came of it is in the state.
+            "params": {k: v.name if isinstance(v, Path) else v for k, v in self.params().items()},
             "state": layout,
         }
         (folder / "tokenizer.json").write_text(json.dumps(about, indent=2) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sidbench.dataset import Embeddings
+from sidbench.errors import DataError
 from sidbench.resolver import Resolver
 from sidbench.sids import SIDs
 from sidbench.tokenizer import Tokenizer
@@ -17,6 +18,11 @@ class Suffix(Resolver):
     paper = "https://arxiv.org/abs/2305.05065"
 
     def resolve(self, sids: SIDs, tokenizer: Tokenizer | None, x: Embeddings | None) -> SIDs:
+        if (sids.codes < 0).any():
+            raise DataError(
+                f"{self.name}: these SIDs differ in length, so they end in a suffix of their own already; "
+                "use the resolver keep (--resolvers keep)"
+            )
         _, group = sids.groups()
         order = np.argsort(group, kind="stable")  # rows are permuted on load: their order says nothing
         sizes = np.bincount(group) if len(group) else np.zeros(1, dtype=np.int64)
