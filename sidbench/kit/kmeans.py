@@ -22,12 +22,13 @@ from sidbench.kit.sketch import sketch
 from sidbench.kit.workers import Run, workers
 
 Wide = NDArray[np.float64]
-# Clusters touched, what their sums and counts gain, and how many rows moved.
-Delta = tuple[Index, Wide, Index, int]
+# Clusters touched, and what their sums and counts gain.
+Delta = tuple[Index, Wide, Index]
 
 WIDE = 320  # rows this wide are first clustered by a sketch of half the columns or fewer
 ENOUGH = 1e-3  # the relative gain of an iteration at which that is done
 FINE = 5  # iterations over all columns after that
+ASIDE = 50  # what a look at the own centre costs, in centres: it is a copy of both
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,10 +165,13 @@ class CoreRows(Rows):
     """Rows in memory, searched by a worker a core.
 
     Every row keeps an upper bound on the distance to its own centre and a lower bound on that to any other
-    (Hamerly, SDM 2010). As centres settle, most rows are known to stay without a look at them.
+    (Hamerly, SDM 2010). One centre on the move would lower all of them, so rows in doubt are first compared
+    with their own centre and those that moved most: the others lower the bound by the largest move of the
+    rest alone, and few rows are left for a look at all centres.
     """
 
-    TILE, SPANS = 1024, 8
+    HELD, SPAN, PARTS = 1 << 19, 8192, 16  # numbers in hand, rows of a task, partial sums
+    SHARES = (16, 8, 4, 3, 2)  # the centres that moved most are one in so many, as pays best
 
     def __init__(self, x: Floats, run: Run) -> None:
         self.x, self.run = x, run
@@ -179,75 +183,101 @@ class CoreRows(Rows):
         self.labels = np.full(len(self.x), -1, dtype=np.int64)
         self.upper = np.full(len(self.x), np.inf, dtype=np.float32)
         self.lower = np.zeros(len(self.x), dtype=np.float32)
+        self.moves, self.movers = np.zeros(k, dtype=np.float32), np.zeros(0, dtype=np.int64)
 
     def adopt(self, labels: Index) -> None:
         before, self.labels = self.labels, labels.copy()
-        self._add([self._delta(0, before, self.labels)])
+        self._add(np.arange(len(labels)), before)
 
     def assign(self, centers: Floats) -> int:
-        k = len(centers)
-        products = tensor(np.ascontiguousarray(centers.T))
-        bias = tensor((0.5 * np.einsum("ij,ij->i", centers, centers)).astype(np.float32))
-        tile = int(np.clip((1 << 18) // k, 64, self.TILE))
-        # A span's size follows from the rows alone, so that their sums do too.
-        step = int(np.clip(-(-len(self.x) // self.SPANS), tile, 4 * tile))
-        deltas: dict[int, Delta] = {}
+        search = Search(centers, self.moves, self.movers)
+        tile = self._tile(len(centers))
+        # A task's size follows from the rows alone, so that the sums do too.
+        step = int(np.clip(-(-len(self.x) // self.PARTS), tile, self.SPAN))
+        spans: dict[int, tuple[Index, Index]] = {}
 
         def work(start: int, stop: int) -> None:
-            scores, at = torch.empty(tile, k), np.arange(tile)
-            before = self.labels[start:stop].copy()
-            rows = np.flatnonzero(self.upper[start:stop] >= self.lower[start:stop]) + start
-            most = len(rows) > 0.8 * (stop - start)
-            for low in range(start, stop, tile) if most else range(0, len(rows), tile):
-                where: slice | Index = slice(low, min(low + tile, stop)) if most else rows[low : low + tile]
-                z = self.x[where]
-                n = len(z)
-                torch.addmm(bias, tensor(z), products, alpha=-1, out=scores[:n])
-                s = scores[:n].numpy()
-                label = s.argmin(axis=1)
-                best = s[at[:n], label]
-                s[at[:n], label] = np.inf
-                second = scores[:n].amin(dim=1).numpy()
-                self.labels[where] = label
-                self.upper[where] = np.sqrt(np.maximum(2 * best + self.lengths[where], 0))
-                self.lower[where] = np.sqrt(np.maximum(2 * second + self.lengths[where], 0))
-            deltas[start] = self._delta(start, before, self.labels[start:stop])
+            part = slice(start, stop)
+            x, lengths, labels = self.x[part], self.lengths[part], self.labels[part]
+            upper, lower = self.upper[part], self.lower[part]
+            before = labels.copy()
+            rows = search.in_doubt(labels, upper, lower)
+            if len(self.movers):
+                left = [rows[:0]]
+                for at in range(0, len(rows), tile):
+                    some = _together(rows[at : at + tile])
+                    up, low = search.among_movers(x[some], lengths[some], labels[some])
+                    upper[some], lower[some] = up, np.minimum(low, lower[some])
+                    left.append(rows[at : at + tile][up >= lower[some]])
+                rows = np.concatenate(left)
+            if len(rows) > 0.8 * len(x):  # to gather them would cost more than to look at the others
+                rows = np.arange(len(x))
+            held = torch.empty(tile, len(centers))
+            for at in range(0, len(rows), tile):
+                some = _together(rows[at : at + tile])
+                labels[some], upper[some], lower[some] = search.among_all(x[some], lengths[some], held)
+            moved = np.flatnonzero(before != labels)
+            spans[start] = moved + start, before[moved]
 
         self.run(work, len(self.x), step)
         # In the order of the rows, so that the workers' timing changes nothing.
-        return self._add([deltas[start] for start in sorted(deltas)])
+        moved, before = (np.concatenate([spans[at][i] for at in sorted(spans)]) for i in (0, 1))
+        self._add(moved, before)
+        return len(moved)
 
-    def _add(self, deltas: list[Delta]) -> int:
-        for clusters, sums, counts, _ in deltas:
+    def _add(self, rows: Index, before: Index) -> None:
+        """Rows that changed cluster change the sums and counts of both."""
+        deltas: dict[int, Delta] = {}
+
+        def work(start: int, stop: int) -> None:
+            deltas[start] = self._delta(rows[start:stop], before[start:stop])
+
+        self.run(work, len(rows), max(2048, -(-len(rows) // self.PARTS)))
+        for start in sorted(deltas):
+            clusters, sums, counts = deltas[start]
             self.sums[clusters] += sums
             self.counts[clusters] += counts
-        return sum(moved for *_, moved in deltas)
 
-    def _delta(self, start: int, before: Index, after: Index) -> Delta:
-        """What the rows that changed cluster add to the sums."""
-        from scipy.sparse import csr_matrix
+    def _delta(self, rows: Index, before: Index) -> Delta:
+        from scipy.sparse import csc_matrix
 
-        moved = np.flatnonzero(before != after)
-        left = moved[before[moved] >= 0]
-        clusters, place = np.unique(np.concatenate([after[moved], before[left]]), return_inverse=True)
-        sign = np.concatenate([np.ones(len(moved)), -np.ones(len(left))])
-        rows = np.concatenate([moved, left])
-        counts = np.bincount(place, sign, len(clusters)).astype(np.int64)
+        after = self.labels[rows]
+        ends, sign = after[:, None], [1.0]
+        if before[0] >= 0:  # either all rows come from a cluster or none does
+            ends, sign = np.stack([after, before], axis=1), [1.0, -1.0]
+        place = np.zeros(len(self.counts), dtype=np.int64)
+        place[ends] = 1
+        clusters = np.flatnonzero(place)
+        place[clusters] = np.arange(len(clusters))
+        ends = place[ends]
+        signs = np.tile(sign, len(rows))
+        counts = np.bincount(ends.ravel(), signs, len(clusters)).astype(np.int64)
         sums = np.zeros((len(clusters), self.x.shape[1]))
-        for at in range(0, len(rows), self.TILE):
-            part = slice(at, at + self.TILE)
-            wide = self.x[rows[part] + start].astype(np.float64)
-            one = csr_matrix((sign[part], (place[part], np.arange(len(wide)))), (len(clusters), len(wide)))
-            sums += one @ wide
-        return clusters, sums, counts, len(moved)
+        step = self._tile(0)
+        for at in range(0, len(rows), step):
+            wide = self.x[_together(rows[at : at + step])].astype(np.float64)
+            to = ends[at : at + step]
+            starts = np.arange(0, to.size + 1, len(sign))
+            shape = len(clusters), len(wide)
+            sums += csc_matrix((signs[: to.size], to.ravel(), starts), shape) @ wide
+        return clusters, sums, counts
+
+    def _tile(self, k: int) -> int:
+        """Rows whose values and scores stay in a core's cache."""
+        return int(np.clip(self.HELD // max(k, self.x.shape[1]), 64, 2048))
 
     def follow(self, moves: Wide) -> None:
-        order = np.argsort(moves)
-        self.upper += moves.astype(np.float32)[self.labels]
-        # The farthest move of any *other* centre.
-        other = np.full(len(moves), moves[order[-1]], dtype=np.float32)
-        other[order[-1]] = moves[order[-2]] if len(moves) > 1 else 0
-        self.lower -= other[self.labels]
+        """Bounds follow when they are next looked at; here only how many centres to compare first."""
+        self.moves = moves.astype(np.float32)
+        order = np.argsort(-moves, kind="stable")
+        some = slice(None, None, -(-len(self.x) // 8192))
+        upper, lower = self.upper[some] + self.moves[self.labels[some]], self.lower[some]
+        k, asked = len(moves), float((upper >= lower - _other(self.moves)[self.labels[some]]).mean())
+        costs = {0: asked}
+        for count in {k // share for share in self.SHARES} - {0}:
+            left = float((upper >= lower - self.moves[order[count]]).mean())
+            costs[count] = asked * (count + ASIDE) / k + min(left, asked)
+        self.movers = order[: min(costs, key=lambda count: costs[count])]
 
     def farthest(self, centers: Floats) -> tuple[Index, Wide]:
         far = np.empty(len(self.x))
@@ -267,6 +297,70 @@ class CoreRows(Rows):
 
     def cluster_of_each(self) -> Index:
         return self.labels
+
+
+class Search:
+    """The centres of one iteration, made ready for rows with bounds."""
+
+    def __init__(self, centers: Floats, moves: Floats, movers: Index) -> None:
+        half = (0.5 * np.einsum("ij,ij->i", centers, centers)).astype(np.float32)
+        self.centers, self.half, self.moves = centers, half, moves
+        self.bias, self.products = tensor(half), tensor(np.ascontiguousarray(centers.T))
+        self.other, self.rest = _other(moves), np.float32(0)
+        if len(movers):
+            self.rest = np.delete(moves, movers).max()
+            self.column = np.full(len(centers), -1)
+            self.column[movers] = np.arange(len(movers))
+            self.bias_movers = tensor(half[movers])
+            self.products_movers = tensor(np.ascontiguousarray(centers[movers].T))
+        self.some = len(movers) > 0
+
+    def in_doubt(self, labels: Index, upper: Floats, lower: Floats) -> Index:
+        """Moves both bounds as the centres moved; the rows that may have a new nearest centre."""
+        upper += self.moves[labels]
+        fall = self.other[labels]
+        doubt = upper >= lower - fall
+        lower -= np.where(doubt, self.rest, fall) if self.some else fall
+        return np.flatnonzero(doubt)
+
+    def among_movers(self, z: Floats, lengths: Floats, labels: Index) -> tuple[Floats, Floats]:
+        """The distance to the own centre, and the least to one that moved much."""
+        s = torch.addmm(self.bias_movers, tensor(z), self.products_movers, alpha=-1)
+        column = self.column[labels]
+        own = np.flatnonzero(column >= 0)
+        s.numpy()[own, column[own]] = np.inf
+        mine = self.half[labels] - np.einsum("ij,ij->i", z, self.centers[labels])
+        return _distance(mine, lengths), _distance(s.amin(dim=1).numpy(), lengths)
+
+    def among_all(self, z: Floats, lengths: Floats, held: torch.Tensor) -> tuple[Index, Floats, Floats]:
+        """The nearest centre, the distance to it, and that to the next."""
+        scores = torch.addmm(self.bias, tensor(z), self.products, alpha=-1, out=held[: len(z)])
+        s, at = scores.numpy(), np.arange(len(z))
+        label: Index = s.argmin(axis=1)
+        best = s[at, label]
+        s[at, label] = np.inf
+        return label, _distance(best, lengths), _distance(scores.amin(dim=1).numpy(), lengths)
+
+
+def _distance(score: Floats, lengths: Floats) -> Floats:
+    """From |c|^2 / 2 - xc and |x|^2."""
+    squares: Floats = 2 * score
+    squares += lengths
+    np.maximum(squares, 0, out=squares)
+    return np.sqrt(squares, out=squares)
+
+
+def _other(moves: Floats) -> Floats:
+    """For every centre the largest move of any other."""
+    order = np.argsort(-moves)
+    other = np.full_like(moves, moves[order[0]])
+    other[order[0]] = moves[order[1]] if len(moves) > 1 else 0
+    return other
+
+
+def _together(rows: Index) -> slice | Index:
+    """Neighbours as a slice, which needs no copy."""
+    return slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] + 1 == len(rows) else rows
 
 
 class DeviceRows(Rows):

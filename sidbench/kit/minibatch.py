@@ -32,7 +32,7 @@ def minibatch(x: Floats, k: int, *, batch: int, epochs: int, seed: int, device: 
     runs = _Runs(x, min(batch, len(x)), rng)
     where = torch.device(device)
     with full_precision():
-        first = runs.sample(max(1 << 16, 32 * k))
+        first = runs.sample(max(1 << 14, 64 * k))
         with workers() as run:
             seeds = plus_plus(first, k, rng, run)
         centers = tensor(first[seeds]).to(where, torch.float64)

@@ -17,7 +17,7 @@ from sidbench.kit.device import tensor
 from sidbench.kit.nearest import Floats, Index
 from sidbench.kit.workers import Run
 
-SAMPLE = 1 << 16  # rows that take part in the seeding (or 32 a centre; Lloyd's iterations always see all)
+SAMPLE = 1 << 14  # rows that take part in the seeding (or 64 a centre; Lloyd's iterations always see all)
 ROUND, POOL = 16, 1 << 23  # centres a round at most, distances held at once
 STEP = 1024  # rows of one product
 
@@ -25,8 +25,8 @@ Wide = NDArray[np.float64]
 
 
 def plus_plus(x: Floats, k: int, rng: np.random.Generator, run: Run | None = None) -> Index:
-    """The rows of k first centres, drawn from at most 65,536 rows (32 a centre where that is more)."""
-    sample = max(SAMPLE, 32 * k)
+    """The rows of k first centres, drawn from at most 16,384 rows (64 a centre where that is more)."""
+    sample = max(SAMPLE, 64 * k)
     rows = rng.choice(len(x), sample, replace=False) if len(x) > sample else np.arange(len(x))
     z = x[rows] if len(x) > sample else x
     n = len(z)
