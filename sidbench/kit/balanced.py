@@ -15,22 +15,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sidbench.errors import UsageError
 from sidbench.kit.device import full_precision
 from sidbench.kit.nearest import Floats, Index
-from sidbench.kit.pricing import Rows, Score, Squares, cheapest, newton
+from sidbench.kit.pricing import Plan, Rows, Score, Squares, cheapest, newton, reprice, wrong
 from sidbench.kit.seeding import plus_plus
 from sidbench.kit.transport import Transport, Wide
 from sidbench.kit.workers import workers
 
 LARGEST = 4096  # codes: what moving a row from any code to any other costs is held whole
-HELD = 1 << 23  # costs held at once: the rows of a problem that is solved whole, of a sample, of a repair
-ROUGH = 1e-2  # while Lloyd's iterations gain more than this part, sizes need not be right
-ROUNDS = 24  # rounds of paths in such an iteration
-STEPS = 4  # Newton steps over all rows before the repair
-CLOSE = 1e-3  # the part of all rows at the wrong code that the repair takes over from the Newton steps
-SETTLED = 1e-3  # the gain of an iteration over many rows at which prices and centres have settled
+HELD = 1 << 23  # costs held at once: the rows of a problem that is solved whole, or of a repair
+SAME = 1e-12  # costs that differ by no more than this part of the largest are the same
+MANY = 0.02  # the part of the rows at the wrong code that paths take over from Newton steps
+ROUGH, ROUNDS = 1e-2, 24  # while iterations gain more than this part, so many rounds of paths must do
+CLOSE, SCANS = 1e-3, 4  # like MANY, where a step takes a scan over more rows than are held; scans at most
+SETTLED = 1e-3  # the gain of an iteration at which a sample, or prices that follow, have no more to give
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +93,23 @@ def balanced_assign(
     Exact at any size, in float64. `prices` of a like problem save time, nothing else.
     """
     check_bounds(len(x), len(centers), lo, hi)
-    with _rows(x, device) as rows:
-        return assign(rows, Squares(centers, rows.device), len(centers), lo, hi, prices)
+    with open_rows(x, device) as rows:
+        return assign(rows, Squares(centers, rows), len(centers), lo, hi, prices)
+
+
+def sinkhorn_assign(
+    x: Floats, centers: Floats, lo: int, hi: int, *, epsilon: float, iters: int, device: str = "cpu"
+) -> Assignment:
+    """The entropic plan with uniform marginals, rounded: as much of it as whole rows within bounds keep.
+
+    `epsilon` is a part of how much farther a code is than the nearest one, on average. The cost is what of
+    the plan is lost, the prices are those of the rounding.
+    """
+    check_bounds(len(x), len(centers), lo, hi)
+    with open_rows(x, device) as rows:
+        score = Squares(centers, rows)
+        plan = Plan(score, rows, len(centers), epsilon, iters)
+        return assign(rows, plan, len(centers), lo, hi)
 
 
 def balanced_kmeans(
@@ -115,7 +131,7 @@ def balanced_kmeans(
     """
     check_bounds(len(x), k, lo, hi)
     found: list[Balanced] = []
-    with _rows(x, device) as rows:
+    with open_rows(x, device) as rows:
         for stream in np.random.SeedSequence(seed).spawn(starts):
             rng = np.random.default_rng(stream)
             first = x[plus_plus(x, k, rng, rows.run)]
@@ -124,63 +140,12 @@ def balanced_kmeans(
 
 
 @contextmanager
-def _rows(x: Floats, device: str) -> Iterator[Rows]:
+def open_rows(x: Floats, device: str) -> Iterator[Rows]:
+    """The rows on their device, with workers where that is the processor."""
     with ExitStack() as stack:
         run = stack.enter_context(workers()) if torch.device(device).type == "cpu" else None
         stack.enter_context(full_precision())
         yield Rows(x, torch.device(device), run)
-
-
-def _fit(rows: Rows, centers: Floats, lo: int, hi: int, iters: int, rng: np.random.Generator) -> Balanced:
-    n, k, prices, sample = len(rows), len(centers), np.zeros(len(centers)), None
-    if n * k <= HELD:
-        centers, prices, history = _lloyd(rows, centers, prices, lo, hi, iters)
-    else:
-        sample = _sample(rows, k, rng)
-        centers, prices, _ = _lloyd(sample, centers, prices, *_share(lo, hi, n, len(sample)), iters)
-        centers, prices, history = _many(rows, sample, centers, prices, lo, hi, iters)
-    return Balanced(centers, assign(rows, Squares(centers, rows.device), k, lo, hi, prices, sample), history)
-
-
-def _lloyd(
-    rows: Rows, centers: Floats, prices: Wide, lo: int, hi: int, iters: int
-) -> tuple[Floats, Wide, list[float]]:
-    """Iterations with an assignment by paths in each, exact but for the first ones."""
-    k, gain = len(centers), 1.0
-    history: list[float] = []
-    labels: Index | None = None
-    for _ in range(iters):
-        problem = _problem(rows, Squares(centers, rows.device), prices, lo, hi, labels)
-        exact = problem.settle(ROUNDS if gain > ROUGH else None)
-        prices = problem.final_prices()
-        if exact and labels is not None and np.array_equal(labels, problem.labels):
-            break
-        labels = problem.labels
-        centers, inertia = _means(rows, rows.sums(labels, k), problem.sizes, centers)
-        history.append(inertia)
-        gain = 1 - inertia / history[-2] if len(history) > 1 and inertia > 0 else 1.0
-    return centers, prices, history
-
-
-def _many(
-    rows: Rows, sample: Rows, centers: Floats, prices: Wide, lo: int, hi: int, iters: int
-) -> tuple[Floats, Wide, list[float]]:
-    """Iterations over more rows than a problem can hold: a scan in each, and prices that follow the sizes."""
-    n, k = len(rows), len(centers)
-    history: list[float] = []
-    for _ in range(iters):
-        score = Squares(centers, rows.device)
-        scan = rows.scan(score, prices, sums=True)
-        before = _sizes(sample, score, prices)
-        centers, inertia = _means(rows, scan.sums, scan.sizes, centers)
-        history.append(inertia)
-        # What the sample says of how the new centres change the sizes.
-        score = Squares(centers, rows.device)
-        sizes = scan.sizes / n + _sizes(sample, score, prices) - before
-        prices = newton(sample.costs(score, k), prices, sizes, lo / n, hi / n)
-        if len(history) > 1 and history[-2] - inertia <= SETTLED * history[-2]:
-            break
-    return centers, prices, history
 
 
 def assign(
@@ -194,86 +159,161 @@ def assign(
 ) -> Assignment:
     """The optimal assignment at any costs, within bounds that are known to be possible."""
     n = len(rows)
-    if n * k <= HELD:
-        problem = _problem(rows, score, np.zeros(k) if prices is None else prices, lo, hi)
-        problem.settle()
-        least = problem.costs + problem.final_prices()
-        return _proved(rows, problem, problem.labels, problem.own.sum(), least.min(axis=1).sum(), lo, hi)
-    if sample is None:
-        sample = _sample(rows, k, np.random.default_rng(0))
-    if prices is None:
-        problem = _problem(sample, score, np.zeros(k), *_share(lo, hi, n, len(sample)))
+    if n <= held(k):
+        prices = np.zeros(k) if prices is None else prices
+        problem = _problem(rows, rows.costs(score, k), score, prices, np.full(k, lo), np.full(k, hi))
         problem.settle()
         prices = problem.final_prices()
+        bound = (problem.costs + prices).min(axis=1).sum() - float(np.where(prices > 0, hi, lo) @ prices)
+        return _proved(score, problem.labels, prices, problem.own.sum(), bound)
+    if sample is None:
+        sample = _sample(rows, k, np.random.default_rng(0))
     known = sample.costs(score, k)
-    for _ in range(STEPS):
-        sizes = rows.scan(score, prices).sizes
-        if np.maximum(sizes - hi, lo - sizes).clip(0).sum() <= CLOSE * n:
+    if prices is None:
+        prices = _follow(sample, known, score, np.zeros(k), np.zeros(k), lo / n, hi / n)
+    best, left = prices, np.inf
+    for turn in range(SCANS):
+        sizes = rows.scan(score, prices).sizes / n
+        now = wrong(sizes, lo / n, hi / n)
+        if now < left:
+            best, left = prices, now
+        if now <= CLOSE:
             break
-        prices = newton(known, prices, sizes / n, lo / n, hi / n)
-    return _repair(rows, score, prices, lo, hi)
+        if turn == 0:
+            error = sample.scan(score, prices).sizes / len(sample) - sizes
+            prices = _follow(sample, known, score, prices, error, lo / n, hi / n)
+        else:
+            prices = newton(known, prices, sizes, lo / n, hi / n)
+    return _repair(rows, score, best, lo, hi)
 
 
 def _repair(rows: Rows, score: Score, prices: Wide, lo: int, hi: int) -> Assignment:
     """The optimum from prices near it: rows that have almost a choice take part, the rest is checked.
 
-    A row whose next code is dearer by more than all that prices change against each other stays. If that does
-    not hold for every row left out, or these rows do not suffice, more take part.
+    Rows left out that are better off elsewhere, at the prices found, take part in the next round.
     """
     n, k = len(rows), len(prices)
-    part = HELD // k
-    labels: Index | None = None
+    part, same = held(k), SAME * score.most
+    labels, own = np.zeros(0, dtype=np.int64), np.zeros(0)
+    chosen = np.zeros(n, dtype=bool)
+    done = True
     while True:
-        part = min(part, n)
         scan = rows.scan(score, prices, exact=True)
-        order = np.argpartition(scan.margins, part - 1) if part < n else np.arange(n)
-        chosen = np.sort(order[:part])
-        costs = rows.costs(score, k, chosen).cpu().numpy()
-        now, tied = cheapest(costs, prices, None if labels is None else labels[chosen])
-        labels = scan.labels
-        labels[chosen] = now
-        rest = np.bincount(labels, minlength=k) - np.bincount(now, minlength=k)
-        problem = Transport(costs, now, prices, lo - rest, hi - rest)
+        if len(labels):
+            better = own + prices[labels] > scan.least + same
+            if done and not better.any():
+                bound = scan.least.sum() - float(np.where(prices > 0, hi, lo) @ prices)
+                return _proved(score, labels, prices, own.sum(), bound)
+            chosen |= better
+            part = part if done else min(2 * part, n)
+        if not len(labels) or not done:
+            chosen[np.argpartition(scan.margins, part - 1)[:part]] = True
+            for code in np.flatnonzero(scan.sizes > hi):  # whatever its rows cost to move
+                at = np.flatnonzero(scan.labels == code)
+                many = min(2 * int(scan.sizes[code] - hi), len(at))
+                chosen[at[np.argpartition(scan.margins[at], many - 1)[:many]]] = True
+        some = np.flatnonzero(chosen)
+        known = rows.costs(score, k, some)
+        labels, own = scan.labels, scan.least - prices[scan.labels]
+        rest = np.bincount(labels[~chosen], minlength=k)
+        problem = _problem(rows, known, score, prices, lo - rest, hi - rest)
         done = problem.settle()
-        labels[chosen] = problem.labels
-        change = problem.final_prices() - prices
-        certain = part == n or np.ptp(change) <= scan.margins[order[part:]].min()
-        if done and certain:
-            break
-        # Where it was only the prices that were far off, they are near now.
-        part = part if done and not tied.all() else 2 * part
+        problem.center_prices()
+        labels[some], own[some] = problem.labels, problem.own
         prices = problem.final_prices()
-    others = np.ones(n, dtype=bool)
-    others[chosen] = False
-    at = labels[others]
-    cost = scan.least[others].sum() - prices[at].sum() + problem.own.sum()
-    least = scan.least[others].sum() + change[at].sum() + (costs + problem.final_prices()).min(axis=1).sum()
-    return _proved(rows, problem, labels, cost, least, lo, hi)
 
 
-def _proved(
-    rows: Rows, problem: Transport, labels: Index, cost: float, least: float, lo: int, hi: int
-) -> Assignment:
-    prices = problem.final_prices()
-    bound = least - float(np.where(prices > 0, hi, lo) @ prices)
-    cost, bound = cost + rows.squares, bound + rows.squares
+def _proved(score: Score, labels: Index, prices: Wide, cost: float, bound: float) -> Assignment:
+    cost, bound = float(cost) + score.constant, float(bound) + score.constant
     # Where all rows lie on their centres there is only rounding to compare.
-    gap = (cost - bound) / cost if cost > 1e-12 * rows.squares else 0.0
-    return Assignment(labels, prices, max(float(cost), 0.0), max(float(gap), 0.0))
+    gap = (cost - bound) / cost if cost > SAME * score.constant else 0.0
+    return Assignment(labels, prices, max(cost, 0.0), max(gap, 0.0))
+
+
+def _fit(rows: Rows, centers: Floats, lo: int, hi: int, iters: int, rng: np.random.Generator) -> Balanced:
+    n, k, prices, sample = len(rows), len(centers), np.zeros(len(centers)), None
+    if n <= held(k):
+        centers, prices, history = _lloyd(rows, centers, prices, lo, hi, iters)
+    else:
+        sample = _sample(rows, k, rng)
+        centers, prices, _ = _lloyd(sample, centers, prices, *_share(lo, hi, n, len(sample)), iters, SETTLED)
+        centers, prices, history = _many(rows, sample, centers, prices, lo, hi, iters)
+    return Balanced(centers, assign(rows, Squares(centers, rows), k, lo, hi, prices, sample), history)
+
+
+def _lloyd(
+    rows: Rows, centers: Floats, prices: Wide, lo: int, hi: int, iters: int, enough: float = 0.0
+) -> tuple[Floats, Wide, list[float]]:
+    """Iterations with an assignment by paths in each, exact but for the first ones."""
+    k, gain = len(centers), 1.0
+    history: list[float] = []
+    labels: Index | None = None
+    for _ in range(iters):
+        score = Squares(centers, rows)
+        problem = _problem(rows, rows.costs(score, k), score, prices, np.full(k, lo), np.full(k, hi))
+        exact = problem.settle(ROUNDS if gain > ROUGH else None)
+        problem.center_prices()
+        prices = problem.final_prices()
+        if exact and (abs(gain) <= enough or (labels is not None and np.array_equal(labels, problem.labels))):
+            break
+        labels = problem.labels
+        centers, inertia = _means(rows, rows.sums(labels, k), problem.sizes, centers)
+        history.append(inertia)
+        gain = 1 - inertia / history[-2] if len(history) > 1 and inertia > 0 else 1.0
+    return centers, prices, history
+
+
+def _many(
+    rows: Rows, sample: Rows, centers: Floats, prices: Wide, lo: int, hi: int, iters: int
+) -> tuple[Floats, Wide, list[float]]:
+    """Iterations over more rows than are held: a scan in each, and prices that follow the sizes it finds."""
+    n, k = len(rows), len(centers)
+    history: list[float] = []
+    for _ in range(iters):
+        score = Squares(centers, rows)
+        scan = rows.scan(score, prices, sums=True)
+        error = sample.scan(score, prices).sizes / len(sample) - scan.sizes / n
+        centers, inertia = _means(rows, scan.sums, scan.sizes, centers)
+        score = Squares(centers, rows)
+        prices = _follow(sample, sample.costs(score, k), score, prices, error, lo / n, hi / n)
+        history.append(inertia)
+        if len(history) > 1 and abs(history[-2] - inertia) <= SETTLED * inertia:
+            break
+    return centers, prices, history
+
+
+def _follow(
+    sample: Rows, known: Tensor, score: Score, prices: Wide, error: Wide, lo: float, hi: float
+) -> Wide:
+    """Prices at which a sample, whose sizes are off by `error`, says that all sizes are `lo` to `hi`.
+
+    Sizes, bounds and errors are parts of all rows.
+    """
+    s = len(sample)
+    low = np.floor(s * (lo + error)).clip(0).astype(np.int64)
+    high = np.ceil(s * (hi + error)).clip(0).astype(np.int64)
+    problem = _problem(sample, known, score, prices, low, high)
+    problem.settle()
+    problem.center_prices()
+    return problem.final_prices()
+
+
+def _problem(rows: Rows, known: Tensor, score: Score, prices: Wide, low: Index, high: Index) -> Transport:
+    """A whole problem, ready for paths, with prices that Newton steps have brought near."""
+    n = len(rows)
+    prices = reprice(known, prices, low / n, high / n, MANY)
+    costs, same = known.cpu().numpy(), SAME * score.most
+    labels = cheapest(rows, costs, prices, same)
+    return Transport(costs, labels, prices, low, high, same=same, run=rows.run)
+
+
+def held(k: int) -> int:
+    """The rows of a problem that is solved whole."""
+    return max(HELD // k, 4 * k)
 
 
 def _sample(rows: Rows, k: int, rng: np.random.Generator) -> Rows:
-    most = min(max(HELD // (2 * k), 4 * k), len(rows))
-    return rows.some(np.sort(rng.choice(len(rows), most, replace=False)))
-
-
-def _problem(
-    rows: Rows, score: Score, prices: Wide, lo: int, hi: int, before: Index | None = None
-) -> Transport:
-    k = len(prices)
-    costs = rows.costs(score, k).cpu().numpy()
-    labels, _ = cheapest(costs, prices, before)
-    return Transport(costs, labels, prices, np.full(k, lo), np.full(k, hi))
+    return rows.some(np.sort(rng.choice(len(rows), held(k) // 2, replace=False)))
 
 
 def _share(lo: int, hi: int, n: int, m: int) -> tuple[int, int]:
@@ -281,12 +321,8 @@ def _share(lo: int, hi: int, n: int, m: int) -> tuple[int, int]:
     return lo * m // n, -(-hi * m // n)
 
 
-def _sizes(rows: Rows, score: Score, prices: Wide) -> Wide:
-    return rows.scan(score, prices).sizes / len(rows)
-
-
 def _means(rows: Rows, sums: Wide, sizes: Index, otherwise: Floats) -> tuple[Floats, float]:
-    """The mean row of every code (one without rows keeps its centre), and the sum of squares to the means."""
+    """The mean row of every code (one without rows keeps its centre), and the squares to the means."""
     count = np.maximum(sizes, 1)[:, None]
     means = np.where(sizes[:, None] > 0, sums / count, otherwise).astype(np.float32)
     return means, max(rows.squares - float((sums**2 / count).sum()), 0.0)

@@ -11,22 +11,29 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sidbench.kit.device import tensor
 from sidbench.kit.nearest import Floats, Index
-from sidbench.kit.transport import SAME, Wide
+from sidbench.kit.transport import Wide
 from sidbench.kit.workers import Run
 
 TILE, STEP = 512, 1 << 25  # rows of a worker's tile; costs of one step on a device
 SPANS = 64  # parts that are summed apart, so that the workers' timing changes nothing
+Bound = float | Wide
 BAND = 0.03  # the least part of the rows whose choice a Newton step takes for open
+STEPS = 4  # Newton steps at once
+NEWTON = 1 << 21  # costs that a step looks at
+SAMPLE, ENOUGH, TINY = 1 << 14, 1e-2, 1e-300  # Sinkhorn: rows of its sample, error of a share, least share
 REACH = 4.0  # how far a price may go in one step, in bands
 
 
 class Score(Protocol):
-    """What rows pay at codes."""
+    """What rows pay at codes: from nothing to `most`."""
+
+    most: float
+    #: What all rows together pay beside.
+    constant: float
 
     def __call__(self, z: Tensor, prices: Tensor) -> Tensor:
         """(rows, codes) costs plus prices, up to a constant a row, of the float type of z and prices."""
@@ -35,24 +42,45 @@ class Score(Protocol):
 class Squares:
     """Squared distances to centres, less every row's own square."""
 
-    def __init__(self, centers: Floats, device: torch.device) -> None:
-        wide = tensor(centers.astype(np.float64)).to(device)
+    def __init__(self, centers: Floats, rows: Rows) -> None:
+        wide = tensor(centers.astype(np.float64)).to(rows.device)
         self.products = {kind: wide.to(kind).T for kind in (torch.float32, torch.float64)}
-        self.bias = {kind: wide.square().sum(dim=1).to(kind) for kind in self.products}
+        squares = wide.square().sum(dim=1)
+        self.bias = {kind: squares.to(kind) for kind in self.products}
+        self.constant = rows.squares
+        self.most = (rows.longest**0.5 + float(squares.max()) ** 0.5) ** 2
 
     def __call__(self, z: Tensor, prices: Tensor) -> Tensor:
         return torch.addmm(self.bias[z.dtype] + prices, z, self.products[z.dtype], alpha=-2)
 
 
-class Likeness:
-    """The entropic plan's share of a row that does not go to a code: what rounding the plan costs there."""
+class Plan:
+    """The entropic plan between rows and codes with uniform marginals: a row pays the share it has elsewhere.
 
-    def __init__(self, score: Score, potentials: Wide, epsilon: float) -> None:
-        self.score, self.potentials, self.epsilon = score, potentials, epsilon
+    Sinkhorn's iterations need only the potentials of the codes; rows follow from them. They begin on a sample
+    and end when every code has its share but for a hundredth.
+    """
+
+    def __init__(self, score: Score, rows: Rows, k: int, epsilon: float, iters: int) -> None:
+        self.score, self.most, self.constant = score, 1.0, float(len(rows))
+        self.potentials = np.zeros(k)
+        sample = rows.some(np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(np.int64))
+        costs = sample.costs(score, k)
+        self.epsilon = max(epsilon * float((costs.mean(dim=1) - costs.amin(dim=1)).mean()), TINY)
+        for some in (sample, rows) if len(sample) < len(rows) else (rows,):
+            for _ in range(iters):
+                shares = some.shares(self, k) * k / len(some)
+                self.potentials += self.epsilon * np.log(np.maximum(shares, TINY))
+                if np.abs(shares - 1).max() < ENOUGH:
+                    break
 
     def __call__(self, z: Tensor, prices: Tensor) -> Tensor:
+        return prices - self.plan(z)
+
+    def plan(self, z: Tensor) -> Tensor:
+        """Every row's shares."""
         potentials = tensor(self.potentials).to(z)
-        return prices - torch.softmax(self.score(z, potentials).div_(-self.epsilon), dim=1)
+        return torch.softmax(self.score(z, potentials).div_(-self.epsilon), dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +159,20 @@ class Rows:
         self.each(work, len(rows))
         return out
 
+    def shares(self, plan: Plan, k: int) -> Wide:
+        """What every code has of all rows' shares."""
+        added: dict[int, Tensor] = {}
+
+        def work(start: int, stop: int) -> None:
+            step = TILE if self.run else max(1, STEP // k)
+            tiles = torch.split(self.held[start:stop], step)
+            added[start] = torch.stack([plan.plan(z).sum(dim=0, dtype=torch.float64) for z in tiles]).sum(
+                dim=0
+            )
+
+        self.each(work, len(self))
+        return torch.stack([added[start] for start in sorted(added)]).sum(dim=0).cpu().numpy()
+
     def sums(self, labels: Index, k: int) -> Wide:
         """The sums of the rows at every code."""
         at = tensor(labels).to(self.device)
@@ -161,48 +203,70 @@ def _add(total: Tensor, z: Tensor, label: Tensor) -> None:
             total += one.scatter_(1, at[:, None], 1.0).T @ rows.double()
 
 
-def cheapest(costs: Wide, prices: Wide, before: Index | None = None) -> tuple[Index, NDArray[np.bool_]]:
-    """The cheapest code of every row, and which rows have several.
+def cheapest(rows: Rows, costs: Wide, prices: Wide, same: float) -> Index:
+    """The cheapest code of every row; rows with several, no more than `same` apart, are dealt out in turn."""
+    labels, tied = np.empty(len(costs), dtype=np.int64), np.zeros(len(costs), dtype=bool)
 
-    Of codes that cost the same a row keeps the one it has; rows without one are dealt out in turn.
-    """
-    paid = costs + prices
-    labels: Index = paid.argmin(axis=1)
-    at = np.arange(len(paid))
-    least = paid[at, labels]
-    paid[at, labels] = np.inf
-    tied = paid.min(axis=1) - least <= SAME * np.ptp(costs) if len(prices) > 1 else np.zeros(len(paid), bool)
+    def work(start: int, stop: int) -> None:
+        for low in range(start, stop, TILE):
+            part = slice(low, min(low + TILE, stop))
+            paid = costs[part] + prices
+            at = np.arange(len(paid))
+            label = labels[part] = paid.argmin(axis=1)
+            least = paid[at, label]
+            paid[at, label] = np.inf
+            tied[part] = paid.min(axis=1) - least <= same
+
+    rows.each(work, len(costs))
     some = np.flatnonzero(tied)
-    if len(some):
-        paid[some, labels[some]] = least[some]
-        same = paid[some] <= (least[some] + SAME * np.ptp(costs))[:, None]
-        turn = np.arange(len(some)) % same.sum(axis=1)
-        dealt = (same.cumsum(axis=1) > turn[:, None]).argmax(axis=1)
-        labels[some] = (
-            dealt if before is None else np.where(same[at[: len(some)], before[some]], before[some], dealt)
-        )
-    return labels, tied
+    for low in range(0, len(some), TILE):
+        part = some[low : low + TILE]
+        paid = costs[part] + prices
+        equal = paid <= paid.min(axis=1, keepdims=True) + same
+        turn = np.arange(low, low + len(part)) % equal.sum(axis=1)
+        labels[part] = (equal.cumsum(axis=1) > turn[:, None]).argmax(axis=1)
+    return labels
 
 
-def newton(costs: Tensor, prices: Wide, sizes: Wide, lo: float, hi: float) -> Wide:
+def wrong(sizes: Wide, lo: Bound, hi: Bound) -> float:
+    """What part of the rows these sizes (parts of all rows) have outside their bounds."""
+    return float(np.maximum(sizes - hi, lo - sizes).clip(0).sum())
+
+
+def reprice(known: Tensor, prices: Wide, lo: Bound, hi: Bound, close: float) -> Wide:
+    """Prices that bring sizes to `lo` to `hi` but for a part of `close`, as far as a few Newton steps do."""
+    for _ in range(STEPS):
+        sizes = _sizes(known, prices)
+        if wrong(sizes, lo, hi) <= close:
+            break
+        prices = newton(known, prices, sizes, lo, hi)
+    return prices
+
+
+def _sizes(known: Tensor, prices: Wide) -> Wide:
+    label = _argmin(known + tensor(prices).to(known))
+    return np.asarray(torch.bincount(label, minlength=len(prices)).cpu().numpy() / len(known))
+
+
+def newton(known: Tensor, prices: Wide, sizes: Wide, lo: Bound, hi: Bound) -> Wide:
     """Prices nearer to those that bring these sizes to `lo` to `hi` (all three are parts of all rows).
 
     A sample's costs say how sizes follow prices: choices in a band, as wide as the rows to be moved need,
     count as open. A size may vary between its bounds where its price is nothing.
     """
+    costs = known[:: max(1, known.numel() // NEWTON)]
     s, k = costs.shape
-    price = tensor(prices).to(costs)
+    price, low, high = (tensor(np.broadcast_to(v, k).copy()).to(costs) for v in (prices, lo, hi))
     paid = costs + price
     label = _argmin(paid)[:, None]
     least = paid.gather(1, label)
     margins = paid.clone().scatter_(1, label, torch.inf).amin(dim=1) - least[:, 0]
-    wrong = float(np.maximum(sizes - hi, lo - sizes).clip(0).sum())
-    open_rows = max(1, int(s * np.clip(2 * wrong, BAND, 0.5)))
+    open_rows = max(1, int(s * np.clip(2 * wrong(sizes, lo, hi), BAND, 0.5)))
     band = margins.kthvalue(open_rows).values.clamp_min(1e-30)
     plan = torch.softmax((least - paid).div_(band).float(), dim=1)
     full = torch.sigmoid(price / band)
-    over = tensor(sizes).to(costs) - (lo + (hi - lo) * full)
-    slope = torch.diag(plan.sum(dim=0).double() / s + (hi - lo) * full * (1 - full))
+    over = tensor(sizes).to(costs) - (low + (high - low) * full)
+    slope = torch.diag(plan.sum(dim=0).double() / s + (high - low) * full * (1 - full))
     slope -= (plan.T @ plan).double() / s
     slope += torch.eye(k, dtype=slope.dtype, device=slope.device) * (1e-3 * slope.diagonal().mean() + 1e-12)
     step = torch.linalg.solve(slope, over) * band

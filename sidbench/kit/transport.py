@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidbench.kit.nearest import Index
+from sidbench.kit.workers import Run
 
 Wide = NDArray[np.float64]
-
-SAME = 1e-12  # costs that differ by no more than this part of their range are the same
 
 
 class Transport:
@@ -25,9 +24,20 @@ class Transport:
     `costs` (rows, codes) may hold any constant a row. `labels` must be cheapest at `prices` (added to them).
     `low` and `high` bound the size of every code. One node more than there are codes stands for what sizes
     may differ by: a size that may still grow has a free edge to it, one that may still shrink one from it.
+    Costs that differ by no more than `same` count as equal.
     """
 
-    def __init__(self, costs: Wide, labels: Index, prices: Wide, low: Index, high: Index) -> None:
+    def __init__(
+        self,
+        costs: Wide,
+        labels: Index,
+        prices: Wide,
+        low: Index,
+        high: Index,
+        *,
+        same: float,
+        run: Run | None = None,
+    ) -> None:
         m, self.k = costs.shape
         self.costs, self.low, self.high = costs, low, high
         self.labels = labels.copy()
@@ -37,13 +47,20 @@ class Transport:
         # A price above nothing promises a full code, one below it a code at its least.
         level = np.clip(self.sizes, low, high)
         self.targets = np.where(prices > 0, high, np.where(prices < 0, low, level))
-        self.same = SAME * float(np.ptp(costs)) if costs.size else 0.0
+        self.same = same
         # lengths[to, from]: what it costs to move the cheapest row.
         self.lengths = np.full((self.k + 1, self.k + 1), np.inf)
         self.members = np.split(np.argsort(labels, kind="stable"), np.cumsum(self.sizes)[:-1])
-        for code, rows in enumerate(self.members):
-            if len(rows):
-                self.lengths[:-1, code] = self._least(rows)
+
+        def work(start: int, stop: int) -> None:
+            for code in range(start, stop):
+                if len(self.members[code]):
+                    self.lengths[:-1, code] = self._least(self.members[code])
+
+        if run:
+            run(work, self.k, 16)
+        else:
+            work(0, self.k)
         codes = np.arange(self.k)
         self.lengths[codes, codes] = np.inf
         self._free(codes)
@@ -62,7 +79,7 @@ class Transport:
             if rounds == 0:
                 return False
             rounds = None if rounds is None else rounds - 1
-            far, before = self._paths(excess > 0)
+            far, before = _paths(self._reduced(), excess > 0)
             reached = np.isfinite(far)
             self.prices -= np.where(reached, far, far[reached].max())
             ends = np.flatnonzero((excess < 0) & reached)
@@ -84,20 +101,21 @@ class Transport:
         """The price of every code, where nothing is what a size between its bounds costs."""
         return np.asarray(self.prices[:-1] - self.prices[-1])
 
-    def _paths(self, starts: NDArray[np.bool_]) -> tuple[Wide, Index]:
-        """How far every node is from the nearest start, prices included, and the node before it."""
-        reduced = np.maximum(self.lengths + self.prices[:, None] - self.prices, 0.0)
-        far = np.where(starts, 0.0, np.inf)
-        before = np.full(len(far), -1)
-        front, nodes = np.flatnonzero(starts), np.arange(len(far))
-        while len(front):
-            through = reduced[:, front] + far[front]
-            best = through.argmin(axis=1)
-            length = through[nodes, best]
-            nearer = np.flatnonzero(length < far)
-            far[nearer], before[nearer] = length[nearer], front[best[nearer]]
-            front = nearer
-        return far, before
+    def center_prices(self) -> None:
+        """Put prices that prove the optimum in the middle of all that do.
+
+        Those that paths end with leave as many rows as there are codes with a free choice, and so in the
+        wrong place when costs change ever so little.
+        """
+        reduced = self._reduced()
+        root = np.zeros(self.k + 1, dtype=bool)
+        root[self.k if np.isfinite(reduced[:, self.k]).any() else 0] = True
+        for sign, lengths in ((-0.5, reduced), (0.5, reduced.T)):
+            far, _ = _paths(lengths, root)
+            self.prices += sign * np.where(np.isfinite(far), far, far[np.isfinite(far)].max())
+
+    def _reduced(self) -> Wide:
+        return np.asarray(np.maximum(self.lengths + self.prices[:, None] - self.prices, 0.0))
 
     def _tight(self, a: int, b: int) -> bool:
         return bool(self.lengths[b, a] + self.prices[b] - self.prices[a] <= self.same)
@@ -131,7 +149,8 @@ class Transport:
 
     def _leave(self, a: int, rows: Index) -> None:
         mine = self.members[a]
-        mine = self.members[a] = mine[~np.isin(mine, rows)]
+        gone = mine == rows if len(rows) == 1 else np.isin(mine, rows)
+        mine = self.members[a] = mine[~gone]
         self.sizes[a] -= len(rows)
         # Only the codes that one of these rows was the cheapest to move to.
         codes = np.flatnonzero(self._least(rows) <= self.lengths[:-1, a])
@@ -156,3 +175,18 @@ class Transport:
     def _free(self, codes: Index) -> None:
         self.lengths[self.k, codes] = np.where(self.targets[codes] < self.high[codes], 0.0, np.inf)
         self.lengths[codes, self.k] = np.where(self.targets[codes] > self.low[codes], 0.0, np.inf)
+
+
+def _paths(lengths: Wide, starts: NDArray[np.bool_]) -> tuple[Wide, Index]:
+    """How far every node is from the nearest start by lengths[to, from], and the node before it."""
+    far = np.where(starts, 0.0, np.inf)
+    before = np.full(len(far), -1)
+    front, nodes = np.flatnonzero(starts), np.arange(len(far))
+    while len(front):
+        through = lengths[:, front] + far[front]
+        best = through.argmin(axis=1)
+        length = through[nodes, best]
+        nearer = np.flatnonzero(length < far)
+        far[nearer], before[nearer] = length[nearer], front[best[nearer]]
+        front = nearer
+    return far, before

@@ -1,0 +1,140 @@
+"""rq-kmeans-balanced: residual k-means whose codes are all used about equally often, by three solvers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from typing_extensions import Self
+
+from sidbench.dataset import Embeddings
+from sidbench.errors import DataError
+from sidbench.kit import device, residual
+from sidbench.kit.balanced import balanced_kmeans, bounds, sinkhorn_assign
+from sidbench.kit.kmeans import kmeans
+from sidbench.sids import Codes
+from sidbench.tokenizer import Tokenizer
+
+Floats = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+class RQKMeansBalanced(Tokenizer):
+    """Balanced residual k-means: every code of a level gets as many items as any other, within bounds.
+
+    The catalogue is placed as a whole (`fit_encode`); `encode` gives any item the nearest codeword, level by
+    level, and so need not agree: how often it does is on the board.
+    """
+
+    name = "rq-kmeans-balanced"
+    paper = "https://arxiv.org/abs/2510.24431"
+    quick = {"iters": 3}
+
+    #: fast: optimum of squared distances; flow: of unsquared ones (k-means-constrained); sinkhorn: a plan.
+    solver: Literal["fast", "flow", "sinkhorn"] = "fast"
+    #: The least items of a code, as a part of items / codes, rounded down.
+    smallest: Annotated[float, Field(ge=0, le=1)] = 1.0
+    #: The most items of a code, as a multiple of items / codes, rounded up.
+    largest: Annotated[float, Field(ge=1)] = 1.0
+    #: Lloyd's iterations a level.
+    iters: Annotated[int, Field(ge=1)] = 50
+    #: Runs from different first centres a level; the best is kept.
+    starts: Annotated[int, Field(ge=1)] = 1
+    #: Sinkhorn's temperature, as a part of how much farther codewords are than the nearest one (sinkhorn).
+    epsilon: Annotated[float, Field(gt=0)] = 0.05
+    #: Sinkhorn's iterations a level (sinkhorn).
+    sinkhorn_iters: Annotated[int, Field(ge=1)] = 100
+
+    def fit(self, x: Embeddings) -> Self:
+        self._learn(x)
+        return self
+
+    def fit_encode(self, x: Embeddings) -> Codes:
+        return self._learn(x)
+
+    def _learn(self, x: Embeddings) -> Codes:
+        where = device.resolve(self.device if self.solver != "flow" else "cpu")
+        mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+        left: Floats = x - mean
+        books: list[Floats] = []
+        codes = np.empty((len(x), self.levels), dtype=np.int32)
+        self.bounds_: list[list[int]] = []
+        self.balance_: list[list[int]] = []
+        self.gaps_: list[float | None] = []
+        for level, size in enumerate(self.sizes):
+            lo, hi = bounds(len(x), size, self.smallest, self.largest)
+            # A power of two that changes no digit, so that no solver meets extreme values.
+            scale = np.float32(2.0 ** -np.clip(np.frexp(np.abs(left).max())[1], -126, 126))
+            left *= scale
+            centers, labels, gap = self._level(left, size, lo, hi, self.seed + level, str(where))
+            left /= scale
+            book = centers / scale
+            book = (book + mean if level == 0 else book).astype(np.float32)
+            np.subtract(x if level == 0 else left, book[labels], out=left)
+            counts = np.bincount(labels, minlength=size)
+            if counts.min() < lo or counts.max() > hi:
+                raise DataError(
+                    f"{self.name}: solver = {self.solver} gave codes of {counts.min()} to {counts.max()} "
+                    f"items at level {level}, where {lo} to {hi} were asked for; use solver = fast"
+                )
+            codes[:, level] = labels
+            books.append(book)
+            self.bounds_.append([lo, hi])
+            self.balance_.append([int(counts.min()), int(counts.max())])
+            self.gaps_.append(gap)
+        self.codebooks_, self.device_ = books, device.describe(where)
+        return codes
+
+    def _level(
+        self, left: Floats, size: int, lo: int, hi: int, seed: int, where: str
+    ) -> tuple[Floats, Labels, float | None]:
+        """Centres, the code of every row, and how far from the optimum of squared distances, where known."""
+        if self.solver == "flow":
+            return (*_flow(left, size, lo, hi, self.iters, self.starts, seed), None)
+        if self.solver == "fast":
+            found = balanced_kmeans(
+                left, size, lo, hi, iters=self.iters, starts=self.starts, seed=seed, device=where
+            )
+            return found.centers, found.labels, found.assignment.gap
+        centers = kmeans(left, size, iters=self.iters, starts=self.starts, seed=seed, device=where).centers
+        rounded = sinkhorn_assign(
+            left, centers, lo, hi, epsilon=self.epsilon, iters=self.sinkhorn_iters, device=where
+        )
+        return centers, rounded.labels, None
+
+    def encode(self, x: Embeddings) -> Codes:
+        return residual.encode(x, self.codebooks_)
+
+    def costs(self, x: Embeddings, prefix: Codes) -> NDArray[np.float32]:
+        return residual.costs(x, prefix, self.codebooks_)
+
+    def reconstruct(self, codes: Codes) -> NDArray[np.float32]:
+        return residual.reconstruct(codes, self.codebooks_)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "solver": self.solver,
+            "device": self.device_,
+            "bounds": self.bounds_,
+            "sizes": self.balance_,
+            "duality_gap": self.gaps_,
+        }
+
+
+def _flow(
+    left: Floats, size: int, lo: int, hi: int, iters: int, starts: int, seed: int
+) -> tuple[Floats, Labels]:
+    """k-means-constrained: a min-cost flow on distances, not their squares, in every iteration.
+
+    It rounds distances to 1/1000 as 32-bit integers, so rows come with the longest about 10,000 long.
+    """
+    from k_means_constrained import KMeansConstrained
+
+    longest = float(np.sqrt(np.einsum("ij,ij->i", left, left).max()))
+    scale = np.float32(2.0 ** (13 - np.frexp(longest)[1]))
+    solver = KMeansConstrained(
+        n_clusters=size, size_min=lo, size_max=hi, max_iter=iters, n_init=starts, random_state=seed
+    ).fit(left * scale)
+    return (solver.cluster_centers_ / scale).astype(np.float32), solver.labels_.astype(np.int64)
