@@ -8,7 +8,7 @@ codebook takes away, no other sees. Encoding, costs and reconstruction are there
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import numpy as np
 import torch
@@ -75,13 +75,14 @@ def fit(
     with ExitStack() as stack:
         stack.enter_context(full_precision())
         z = [tensor((some - mean) * scale).to(device)]
-        turn = principal(z[0], len(sizes)) if rotate else torch.eye(x.shape[1], device=device)
+        with workers() if device.type == "cpu" else nullcontext():
+            turn = principal(z[0], len(sizes)) if rotate else torch.eye(x.shape[1], device=device)
         books = []
         for m, part in enumerate(torch.split(turn, widths(x.shape[1], len(sizes)), dim=1)):
             rows = np.ascontiguousarray((z[0] @ part).cpu().numpy())
             found = kmeans(rows, sizes[m], iters=WARM_UP, seed=seed + m, device=str(device))
             books.append(tensor(found.centers).to(device))
-        # Small products, which several threads would only wait for each other in: a worker a subspace.
+        # A worker a subspace: in small products several threads would only wait for each other.
         run = stack.enter_context(workers()) if device.type == "cpu" else _in_turn
         for done in range(rounds if rotate else 0):
             report("fit", done, rounds)
@@ -131,8 +132,10 @@ def _add(z: Tensor, y: Tensor, book: Tensor, sums: Tensor, counts: Tensor) -> No
     step = max(256, SCORES // len(book))
     for rows, short in zip(torch.split(z, step), torch.split(y, step), strict=True):
         label = torch.addmm(bias, short, book.T, alpha=-1).argmin(dim=1)
-        order = label.argsort(stable=True)
-        count = torch.zeros_like(counts[:, 0]).scatter_add_(0, label, torch.ones_like(label))
-        # Sums of sorted rows, which have one order on every device.
-        sums += torch.segment_reduce(rows[order], "sum", lengths=count, axis=0)
-        counts += count[:, None]
+        one = torch.ones_like(label)
+        counts.index_add_(0, label, one[:, None])
+        if rows.is_cuda:  # where scattered sums would have no order
+            hot = torch.zeros(len(rows), len(book), device=rows.device).scatter_(1, label[:, None], 1.0)
+            sums += hot.T @ rows
+        else:
+            sums += torch.zeros(sums.shape).index_add_(0, label, rows)
