@@ -66,7 +66,8 @@ class Plan:
         self.potentials = np.zeros(k)
         sample = rows.some(np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(np.int64))
         costs = sample.costs(score, k)
-        self.epsilon = max(epsilon * float((costs.mean(dim=1) - costs.amin(dim=1)).mean()), TINY)
+        farther = float((costs.mean(dim=1) - costs.amin(dim=1)).mean())
+        self.epsilon = epsilon * farther if farther > 0 else 1.0
         for some in (sample, rows) if len(sample) < len(rows) else (rows,):
             for _ in range(iters):
                 shares = some.shares(self, k) * k / len(some)
