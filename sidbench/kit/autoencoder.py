@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from sidbench.dataset import Embeddings
 from sidbench.kit import device, network, residual, vq
+from sidbench.kit.device import tensor
 from sidbench.kit.estimators import Estimator
 from sidbench.kit.model import Model
 from sidbench.kit.nearest import Floats
@@ -22,6 +23,7 @@ from sidbench.kit.network import Standardize, UnitRows, unit_rows
 from sidbench.kit.training import Trained
 from sidbench.sids import Codes
 
+PRINCIPAL_ROWS = 8192  # that principal axes are taken from, at most
 Normalization = Literal["center", "standard", "unit", "none"]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -141,15 +143,30 @@ class Autoencoder(Model):
         encoder: nn.Sequential,
         quantizer: vq.ResidualVQ,
         decoder: nn.Sequential,
+        principal: bool = False,
     ) -> None:
         super().__init__()
-        self.of, self.normalizer = of, normalizer
+        self.of, self.normalizer, self.principal = of, normalizer, principal
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
 
     def begin(self, rows: Floats, seed: int) -> None:
         sample = _sample(rows, max(self.of.start_rows, *self.of.sizes), seed)
         self.normalizer.learn(sample)
+        if self.principal:
+            axes = self._principal(sample[:: -(-len(sample) // PRINCIPAL_ROWS)])
+            straight = torch.eye(len(axes), device=axes.device)
+            network.carry(self.encoder, axes, straight)
+            network.carry(self.decoder, straight, axes.T)
         self.quantizer.begin(self.encode(sample), seed, self.of.start)
+
+    def _principal(self, rows: Floats) -> Tensor:
+        """As many leading principal axes of the normalised rows as the latent has columns."""
+        x: Tensor = self.normalizer(tensor(rows).to(self._where())).double()
+        _, axes = torch.linalg.eigh(x.T @ x)
+        leading: Tensor = axes.flip(1)[:, : self.quantizer.dim].T
+        # An axis has no sign of its own: its largest number is positive.
+        largest = leading.gather(1, leading.abs().argmax(dim=1, keepdim=True))
+        return torch.mul(leading, largest.sign()).float()
 
     def latents(self, x: Tensor) -> Tensor:
         """What the quantizer gets of normalised rows."""

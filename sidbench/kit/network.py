@@ -78,6 +78,34 @@ def mlp(
     return nn.Sequential(*parts)
 
 
+def carries(sizes: Sequence[int], activation: Activation, batch_norm: bool) -> bool:
+    """Whether a network of these layers can carry its narrower end through unchanged (see `carry`)."""
+    paired = min(sizes[1:-1], default=2 * min(sizes)) >= 2 * min(sizes[0], sizes[-1])
+    return paired and activation != "tanh" and not batch_norm
+
+
+def carry(net: nn.Sequential, into: Tensor, out: Tensor) -> None:
+    """Set weights so that the network begins as the linear map out @ into, and keeps what else it has.
+
+    relu, gelu and silu have f(a) - f(-a) = a, so a pair of units passes a number on. The other units keep the
+    weights they have towards the next layer's other units and start at zero towards what is carried: training
+    begins at the map and bends it.
+    """
+    linears = [part for part in net if isinstance(part, nn.Linear)]
+    channels = len(into)
+    pair = torch.cat([torch.eye(channels), -torch.eye(channels)]).to(into)
+    with torch.no_grad():
+        if len(linears) == 1:
+            linears[0].weight.copy_(out @ into)
+            return
+        linears[0].weight[: 2 * channels] = pair @ into
+        for linear in linears[1:-1]:
+            linear.weight[: 2 * channels] = 0
+            linear.weight[: 2 * channels, : 2 * channels] = pair @ pair.T
+        linears[-1].weight.zero_()
+        linears[-1].weight[:, : 2 * channels] = out @ pair.T
+
+
 class Standardize(nn.Module):
     """Rows less a mean, over a scale: numbers a column, learned once from the data and part of the state."""
 
