@@ -1,14 +1,17 @@
-"""Residual k-means and encode beside their peers: `python tests/benchmarks/bench_kmeans.py [--big]`.
+"""Fitting residual k-means beside its peers: `python tests/benchmarks/bench_kmeans.py [--big]`.
 
 Every side gets the same rows, iterations (25), starts (1) and threads; Lloyd's iterations see all rows.
-Sides alternate within a round; medians over the rounds are printed as a Markdown table.
+Sides alternate within a round; medians over the rounds are printed as a Markdown table. Peak memory is that
+of a process of its own above what it had before the rows were loaded (Linux), in sizes of the data.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -85,18 +88,6 @@ def minionerec() -> Fit:
     return fit
 
 
-def faiss_encode(x: Floats, books: list[Floats]) -> Any:
-    import faiss
-
-    left, codes = x.copy(), []
-    for book in books:
-        index = faiss.IndexFlatL2(x.shape[1])
-        index.add(book)
-        codes.append(index.search(left, 1)[1][:, 0])
-        left -= book[codes[-1]]
-    return np.stack(codes, axis=1)
-
-
 def relative_error(x: Floats, books: list[Floats]) -> float:
     y = residual.reconstruct(residual.encode(x, books), books)
     return float(
@@ -126,32 +117,37 @@ def bench_fit(n: int, d: int, rounds: int, sides: dict[str, Fit]) -> None:
         print(f"| {n:,} x {d} | {name} | {took:.2f} s | {error:.4f} | {ratio:.2f} |", flush=True)
 
 
-def bench_encode(n: int, d: int, rounds: int) -> None:
-    import torch
+def resident(field: str) -> int:
+    """Bytes of this process in memory: now (VmRSS) or at most so far (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
-    x = mixture(n, d)
-    books = ours(x[:20_000], 4)
-    product = torch.from_numpy(books[0].T.copy())
-    rows = torch.from_numpy(x)
 
-    def gemm() -> None:
-        out = torch.empty(min(n, 4096), K)
-        for _ in books:
-            for at in range(0, n, 4096):
-                torch.mm(rows[at : at + 4096], product, out=out[: len(rows[at : at + 4096])])
+def peak(file: str, side: str) -> float:
+    """The peak of one fit above the interpreter, its input included; for a process of its own."""
+    fit = FITS[side]
+    fit(mixture(2000, 8), 1)
+    before = resident("VmRSS")
+    x = np.load(file)
+    fit(x, 3)
+    return float((resident("VmHWM") - before) / x.nbytes)
 
-    calls: dict[str, Callable[[], Any]] = {
-        "ours": lambda: residual.encode(x, books),
-        "faiss flat per level": lambda: faiss_encode(x, books),
-        "matrix products alone": gemm,
-    }
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for name in list(calls) * (rounds + 1):
-        times[name].append(seconds(calls[name])[0])
-    for name, t in times.items():
-        t = t[1:]  # the first is a warm-up
-        ratio = median(a / b for a, b in zip(t, times["ours"][1:], strict=True))
-        print(f"| {n:,} x {d} | {name} | {n / median(t):,.0f} | {ratio:.2f} |")
+
+def bench_memory(n: int, d: int, sides: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "x.npy")
+        np.save(file, mixture(n, d))
+        for side in sides:
+            command = [sys.executable, __file__, "--peak", file, side]
+            took = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            print(f"| {n:,} x {d} | {side} | {float(took):.2f} |", flush=True)
+
+
+FITS: dict[str, Fit] = {
+    "ours": ours,
+    "faiss.Kmeans per level": faiss_per_level,
+    "scikit-learn KMeans per level": sklearn_per_level,
+}
 
 
 def main() -> None:
@@ -159,25 +155,36 @@ def main() -> None:
     parser.add_argument("--big", action="store_true", help="200,000 rows too (minutes)")
     parser.add_argument("--no-sklearn", action="store_true", help="leave out the slowest side")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dims", type=int, nargs="+", default=[32, 768])
+    parser.add_argument(
+        "--peak", nargs=2, metavar=("FILE", "SIDE"), help="one side's peak memory, and no more"
+    )
     args = parser.parse_args()
-    sides: dict[str, Fit] = {"ours": ours, "faiss.Kmeans per level": faiss_per_level}
-    slow: dict[str, Fit] = {} if args.no_sklearn else {"scikit-learn KMeans per level": sklearn_per_level}
+    if args.peak:
+        print(peak(*args.peak))
+        return
+    quick = ["ours", "faiss.Kmeans per level"]
+    names = quick if args.no_sklearn else list(FITS)
+    extra: dict[str, Fit] = {}
     try:
-        sides["MiniOneRec (faiss ResidualQuantizer, its own settings)"] = minionerec()
+        extra["MiniOneRec (faiss ResidualQuantizer, its own settings)"] = minionerec()
     except peers.MissingPeerError as e:
         print(f"skipped: {e}\n")
-    ours(mixture(2000, 8), 1)  # imports
-    faiss_per_level(mixture(2000, 8), 1)
+    for name in names:
+        FITS[name](mixture(2000, 8), 1)  # imports
     print("| fit, 3 x 256, 25 iterations | side | median | relative MSE | time / ours |")
     print("| --- | --- | ---: | ---: | ---: |")
-    for d in (32, 768):
-        bench_fit(20_000, d, args.rounds, {**sides, **slow})
+    for d in args.dims:
+        bench_fit(20_000, d, args.rounds, {**{name: FITS[name] for name in names}, **extra})
         if args.big:
-            bench_fit(200_000, d, args.rounds, sides)
-    print("\n| encode, 4 x 256 | side | items/s | time / ours |")
-    print("| --- | --- | ---: | ---: |")
-    bench_encode(20_000, 768, args.rounds)
-    bench_encode(200_000, 32, args.rounds)
+            bench_fit(200_000, d, args.rounds, {**{name: FITS[name] for name in quick}, **extra})
+    if not Path("/proc/self/status").exists():
+        print("\nskipped: peak memory is read from /proc/self/status, which is not there")
+        return
+    print("\n| peak memory of a fit | side | times the data |")
+    print("| --- | --- | ---: |")
+    for d in args.dims:
+        bench_memory(200_000 if args.big else 20_000, d, quick if args.big else names)
 
 
 if __name__ == "__main__":
