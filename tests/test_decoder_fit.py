@@ -14,6 +14,8 @@ import torch
 from sidbench import progress
 from sidbench.dataset import Corpus, Sequences
 from sidbench.decoder import Decoder
+from sidbench.decoder import decoder as decoder_module
+from sidbench.decoder.inputs import Windows
 from sidbench.decoder.selection import expected_ndcg, some
 from sidbench.errors import DataError, SidbenchError, UsageError
 from sidbench.protocol import Split, Targets, leave_one_out
@@ -59,8 +61,10 @@ def hits(decoder: Decoder, targets: Targets, k: int = 1) -> float:
         ({}, False),
         ({"tokens": "codes", "user_tokens": 5, "steps": 160}, False),
         ({"precision": "bf16", "dropout": 0.02}, True),
+        ({"architecture": "causal"}, False),
+        ({"architecture": "causal", "tokens": "codes", "precision": "bf16", "dropout": 0.02}, True),
     ],
-    ids=["items", "codes and users", "bf16, dropout, variable length"],
+    ids=["items", "codes and users", "bf16, dropout, variable length", "causal", "causal over codes, bf16"],
 )
 def test_a_rule_is_learned(settings: dict[str, Any], variable: bool) -> None:
     sids, split = world(variable=variable)
@@ -69,8 +73,35 @@ def test_a_rule_is_learned(settings: dict[str, Any], variable: bool) -> None:
     assert decoder.curve_["valid_ndcg@10"][-1] > 0.6
     facts = decoder.facts()
     assert facts["precision"] == settings.get("precision", "fp32")
-    assert facts["windows"] == int((split.train.lengths - 1).clip(0).sum())
+    targets = int((split.train.lengths - 1).clip(0).sum())
     assert facts["sequences_seen"] == facts["steps"] * 64
+    if decoder.architecture == "tiger":
+        assert facts["windows"] == targets
+        assert facts["targets_seen"] == facts["sequences_seen"]
+    else:
+        assert targets / 4 <= facts["windows"] < targets
+        assert facts["sequences_seen"] < facts["targets_seen"] < 4 * facts["sequences_seen"]
+
+
+@pytest.mark.parametrize("architecture", ["tiger", "causal"])
+@pytest.mark.parametrize("tokens", ["items", "codes"])
+def test_a_batch_in_pieces_has_the_loss_and_gradient_of_the_whole(
+    architecture: str, tokens: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sids, split = world(variable=True)
+    decoder = small(architecture=architecture, tokens=tokens)
+    decoder._prepare(sids)
+    windows = Windows(split.train, decoder.history, 0, every=decoder.model_.every)
+    batch, found = windows.next(64), []
+    for limit in (1 << 20, 64, 1):
+        monkeypatch.setitem(decoder_module.PIECE_TOKENS, "cpu", limit)
+        loss = decoder._learn(windows, None, batch)
+        gradient = torch.cat([p.grad.flatten() for p in decoder.model_.parameters() if p.grad is not None])
+        found.append((loss, gradient))
+        decoder.model_.zero_grad()
+    for loss, gradient in found[1:]:
+        torch.testing.assert_close(loss, found[0][0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(gradient, found[0][1], atol=1e-5, rtol=1e-3)
 
 
 def test_one_seed_one_result_and_the_global_state_is_left_alone() -> None:

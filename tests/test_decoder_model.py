@@ -9,19 +9,33 @@ from torch import Tensor
 
 from sidbench.dataset import Sequences
 from sidbench.decoder.attention import attend, cross_attention, self_attention
+from sidbench.decoder.causal import Causal
 from sidbench.decoder.inputs import Windows
-from sidbench.decoder.model import Shape, Transformer
+from sidbench.decoder.model import Model
 from sidbench.decoder.noise import Noise, drop, relu_drop
+from sidbench.decoder.shape import Inputs, Shape
+from sidbench.decoder.tiger import Tiger
+from sidbench.decoder.training import negative_log_likelihood
 
 CPU = torch.device("cpu")
 
 
-def model(**changes: object) -> Transformer:
+ARCHITECTURES: list[dict[str, object]] = [
+    {"architecture": a, "tokens": t, "separators": s, "user_tokens": u}
+    for a in ("tiger", "causal")
+    for t, s, u in (("items", False, 0), ("items", False, 3), ("codes", False, 0), ("codes", True, 3))
+]
+every_architecture = pytest.mark.parametrize("settings", ARCHITECTURES, ids=str)
+
+
+def model(*, architecture: object = "tiger", **changes: object) -> Model:
     settings: dict[str, object] = {
         "sizes": (5, 6, 7), "width": 16, "heads": 2, "head_width": 8, "feed_forward": 24, "encoder_layers": 2,
         "decoder_layers": 2, "history": 6, "user_tokens": 0, "tokens": "codes",
     }  # fmt: skip
-    return Transformer(Shape(**{**settings, **changes}), seed=0)  # type: ignore[arg-type]
+    shape = Shape(**{**settings, **changes})  # type: ignore[arg-type]
+    made: Model = Causal(shape, seed=0) if architecture == "causal" else Tiger(shape, seed=0)
+    return made.requires_grad_(False)
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -33,38 +47,100 @@ def codes(rows: int, seed: int = 0) -> Tensor:
     return torch.stack([torch.randint(size, (rows,), generator=generator) for size in (5, 6, 7)], 1)
 
 
-def test_no_level_sees_a_later_code() -> None:
-    m, memory = model(), numbers(4, 9, 16)
-    before = m.targets(codes(4), memory, None, None)
+def inputs(m: Model, items: int, rows: int = 4) -> Inputs:
+    """Rows of so many items, none padded."""
+    tokens = torch.stack([codes(rows, seed=s) for s in range(items)], 1) + torch.tensor([0, 5, 11])
+    users = torch.arange(rows) % 3 if m.shape.user_tokens else None
+    return Inputs(tokens, users, None, torch.full((rows,), items) if m.every else None)
+
+
+@every_architecture
+def test_no_level_sees_a_later_code(settings: dict[str, object]) -> None:
+    m = model(**settings)
+    before = m.states(inputs(m, 3), codes(4), None)
     for level in range(3):
         changed = codes(4)
         changed[:, level:] = (changed[:, level:] + 1) % 5
-        after = m.targets(changed, memory, None, None)
+        after = m.states(inputs(m, 3), changed, None)
         torch.testing.assert_close(after[:, : level + 1], before[:, : level + 1], rtol=0, atol=0)
         if level < 2:
             assert (after[:, level + 1] - before[:, level + 1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("tokens", ["codes", "items"])
-def test_padding_changes_nothing(tokens: str) -> None:
-    m = model(tokens=tokens)
-    per_item = 3 if tokens == "codes" else 1
-    real = torch.stack([codes(4, seed=s) for s in (1, 2)], 1) + torch.tensor([0, 5, 11])
-    padded = torch.cat((torch.full((4, 3, 3), 18), real), 1)
-    bias = torch.zeros(4, 1, 1, 5 * per_item)
-    bias[..., : 3 * per_item] = -torch.inf
-    short, long = m.encode(real, None, None, None), m.encode(padded, None, None, bias)
-    torch.testing.assert_close(long[:, 3 * per_item :], short, atol=1e-5, rtol=1e-4)
-    plain, with_padding = m.targets(codes(4), short, None, None), m.targets(codes(4), long, bias, None)
+def stream(m: Model, tokens: Tensor, users: Tensor | None) -> tuple[Inputs, Tensor]:
+    """Full rows in which every item but the first is a target, and the targets' codes."""
+    rows, items, _ = tokens.shape
+    at = torch.arange(rows * items).view(rows, items)[:, 1:].flatten()
+    goals = tokens.flatten(0, 1)[at] - torch.tensor([0, 5, 11])
+    return Inputs(tokens, users, None, torch.full((rows,), items), at), goals
+
+
+@pytest.mark.parametrize("settings", [s for s in ARCHITECTURES if s["architecture"] == "causal"], ids=str)
+def test_no_position_of_a_stream_sees_a_later_item(settings: dict[str, object]) -> None:
+    m = model(**settings)
+    tokens, users = inputs(m, 6).tokens, inputs(m, 6).users
+    before = m.states(*stream(m, tokens, users), None).view(4, 5, 3, 16)
+    for item in range(6):
+        changed = tokens.clone()
+        changed[:, item:] = inputs(m, 6 - item).tokens.flip(1, 0)
+        after = m.states(*stream(m, changed, users), None).view(4, 5, 3, 16)
+        # The first code of the changed item is predicted from what stands before it.
+        seen = after[:, : max(0, item - 1)]
+        torch.testing.assert_close(seen, before[:, : max(0, item - 1)], rtol=0, atol=0)
+        if item:
+            torch.testing.assert_close(after[:, item - 1, 0], before[:, item - 1, 0], rtol=0, atol=0)
+            assert (after[:, item - 1 :] - before[:, item - 1 :]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("settings", [s for s in ARCHITECTURES if s["architecture"] == "causal"], ids=str)
+def test_all_positions_at_once_equal_each_alone(settings: dict[str, object]) -> None:
+    m = model(**settings)
+    whole = inputs(m, 6)
+    together = negative_log_likelihood(m, *stream(m, whole.tokens, whole.users), variable=False).view(4, 5, 3)
+    for item in range(1, 6):
+        alone = Inputs(whole.tokens[:, :item], whole.users, None, torch.full((4,), item))
+        goal = whole.tokens[:, item] - torch.tensor([0, 5, 11])
+        losses = negative_log_likelihood(m, alone, goal, variable=False)
+        torch.testing.assert_close(together[:, item - 1], losses, atol=1e-5, rtol=1e-4)
+
+
+@every_architecture
+def test_padding_changes_nothing(settings: dict[str, object]) -> None:
+    m = model(**settings)
+    short = inputs(m, 2)
+    nothing = torch.full((4, 3, 3), 18)
+    if m.every:
+        padded = short._replace(tokens=torch.cat((short.tokens, nothing), 1))
+    else:
+        bias = torch.zeros(4, 1, 1, 5 * m.shape.per_item + bool(m.shape.user_tokens))
+        first = int(bool(m.shape.user_tokens))
+        bias[..., first : first + 3 * m.shape.per_item] = -torch.inf
+        padded = short._replace(tokens=torch.cat((nothing, short.tokens), 1), bias=bias)
+    plain, with_padding = m.states(short, codes(4), None), m.states(padded, codes(4), None)
     torch.testing.assert_close(with_padding, plain, atol=1e-5, rtol=1e-4)
+    first_step = [m.step(0, None, [], m.read(i), (4, 1))[0] for i in (short, padded)]
+    torch.testing.assert_close(first_step[0], first_step[1], atol=1e-5, rtol=1e-4)
 
 
-def test_users_matter_where_they_have_tokens() -> None:
-    m = model(user_tokens=3)
-    tokens = codes(2)[:, None]
-    one, other = (m.encode(tokens, torch.full((2,), user), None, None) for user in (0, 1))
-    assert one.shape == (2, 4, 16)
+@pytest.mark.parametrize("settings", [s for s in ARCHITECTURES if s["user_tokens"]], ids=str)
+def test_users_matter_where_they_have_tokens(settings: dict[str, object]) -> None:
+    m = model(**settings)
+    one, other = (
+        m.states(inputs(m, 2)._replace(users=torch.full((4,), user)), codes(4), None) for user in (0, 1)
+    )
     assert (one - other).abs().max() > 1e-3
+
+
+def test_one_vocabulary_and_one_table_are_what_they_say() -> None:
+    m = model(vocabulary="shared", tied=True)
+    weights, start = m.head(1)
+    assert (len(weights), start) == (18, 5)
+    assert torch.equal(weights, m.table[:-1])
+    given = inputs(m, 2)
+    states = m.states(given, codes(4), None)
+    logp = (states[:, 1] @ m.table[:-1].T).log_softmax(-1)[torch.arange(4), codes(4)[:, 1] + 5]
+    losses = negative_log_likelihood(m, given, codes(4), variable=False)
+    torch.testing.assert_close(-logp, losses[:, 1])
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
@@ -124,6 +200,22 @@ def test_windows_are_every_position_but_the_first() -> None:
         for user, begin, end in zip(windows.users, windows.begin, windows.end, strict=True)
     }
     assert seen == {(0, (4,), 5), (0, (4, 5), 6), (0, (5, 6), 7), (3, (9,), 10)}
+
+
+def test_streams_have_every_position_but_the_first_for_a_target_once() -> None:
+    rows = Sequences.of([[4, 5, 6, 7], [8], [], [9, 10], [1, 2, 3]])
+    windows = Windows(rows, history=2, seed=0, every=True)
+    seen = [
+        (int(user), tuple(rows.items[begin : end + 1]))
+        for user, begin, end in zip(windows.users, windows.begin, windows.end, strict=True)
+    ]
+    assert seen == [(0, (4, 5)), (0, (5, 6, 7)), (3, (9, 10)), (4, (1, 2, 3))]
+    batch = torch.tensor([1, 3, 0, 2])
+    assert windows.targets(batch).tolist() == [6, 7, 2, 3, 5, 10]
+    pieces = list(windows.pieces(batch, windows.targets(batch), limit=2))
+    assert [(p.tolist(), g.tolist()) for p, g in pieces] == [
+        ([1], [6, 7]), ([3], [2, 3]), ([0, 2], [5, 10]),
+    ]  # fmt: skip
 
 
 def test_an_epoch_serves_every_window_once_and_pieces_lose_none() -> None:

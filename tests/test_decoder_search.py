@@ -78,6 +78,23 @@ CASES = [
     ("one SID", {"seed": 6, "items": 5, "sizes": (1, 1)}, {}),
     ("tokens of codes", {"seed": 7, "items": 60, "sizes": (8, 8, 8)}, {"tokens": "codes"}),
     ("user tokens", {"seed": 8, "items": 60, "sizes": (8, 4, 8)}, {"tokens": "codes", "user_tokens": 7}),
+    ("separators, one vocabulary", {"seed": 9, "items": 60, "sizes": (8, 4, 8)},
+     {"tokens": "codes", "separators": True, "vocabulary": "shared", "tied": True}),
+    ("causal", {"seed": 10, "items": 60, "sizes": (8, 4, 8)}, {"architecture": "causal"}),
+    ("causal, variable length", {"seed": 11, "items": 60, "sizes": (4, 5, 6, 3), "variable": True},
+     {"architecture": "causal", "user_tokens": 7}),
+    ("causal over codes", {"seed": 12, "items": 60, "sizes": (8, 4, 8)},
+     {"architecture": "causal", "tokens": "codes"}),
+    ("causal over codes, one level", {"seed": 4, "items": 30, "sizes": (50,)},
+     {"architecture": "causal", "tokens": "codes"}),
+    ("causal over codes, all else", {"seed": 13, "items": 60, "sizes": (4, 5, 6, 3), "variable": True},
+     {"architecture": "causal", "tokens": "codes", "separators": True, "user_tokens": 7,
+      "vocabulary": "shared", "tied": True}),
+]  # fmt: skip
+ARCHITECTURES: list[dict[str, Any]] = [
+    {"architecture": a, "tokens": t, "separators": s}
+    for a in ("tiger", "causal")
+    for t, s in (("items", False), ("codes", False), ("codes", True))
 ]
 
 
@@ -156,21 +173,22 @@ def test_no_histories_give_an_empty_ranking() -> None:
     assert ranking.groups.shape == (0, 5)
 
 
-def test_the_cache_changes_nothing() -> None:
-    decoder = untrained(make_sids(14, 50, (7, 7, 7)))
+@pytest.mark.parametrize("settings", ARCHITECTURES, ids=str)
+def test_the_cache_changes_nothing(settings: dict[str, Any]) -> None:
+    decoder = untrained(make_sids(14, 50, (7, 7, 7)), **settings)
     model = decoder.model_
     rows = histories(3, 6, 50)
     end = torch.from_numpy(rows.offsets[1:])
     inputs = decoder.reader_.read(
         torch.from_numpy(rows.items).long(), torch.from_numpy(rows.offsets[:-1]), end, torch.zeros(6).long()
     )
-    memory = model.encode(inputs.tokens, inputs.users, None, inputs.bias)
     codes = torch.randint(7, (6, 3), generator=torch.Generator().manual_seed(0))
-    whole = model.targets(codes, memory, inputs.bias, None)
-    keys, past = model.remember(memory), None
+    whole = model.states(inputs, codes, None)
+    past: list[torch.Tensor] = []
+    read = model.read(inputs)
     for level in range(3):
         before = codes[:, level - 1 : level] if level else None
-        hidden, past = model.step(level, before, past, keys, inputs.bias, (6, 1))
+        hidden, past = model.step(level, before, past, read, (6, 1))
         torch.testing.assert_close(hidden[:, 0], whole[:, level], atol=1e-5, rtol=1e-4)
 
 

@@ -32,6 +32,18 @@ def attend_few(q: Tensor, joint: Tensor, heads: int) -> Tensor:
     return out.flatten(1)
 
 
+def attend_stream(q: Tensor, k: Tensor, v: Tensor, own_k: Tensor, own_v: Tensor, bias: Tensor) -> Tensor:
+    """q (users, heads, beams, head width) on a user's keys and values, and on a few that each beam has alone.
+
+    Those, (users, heads, beams, few, head width), are summed element by element, as in `attend_few`.
+    """
+    q = q * q.shape[-1] ** -0.5
+    scores = torch.cat((q @ k.transpose(-1, -2) + bias, (q.unsqueeze(3) * own_k).sum(-1)), -1)
+    weights, own = scores.softmax(-1).split_with_sizes([k.shape[2], own_k.shape[3]], -1)
+    out: Tensor = weights @ v + (own.unsqueeze(-1) * own_v).sum(3)
+    return out.transpose(1, 2).flatten(2)
+
+
 def self_attention(joint: Tensor, heads: int, bias: Tensor | None, noise: Noise | None) -> Tensor:
     """`attend` of queries, keys and values from one tensor (rows, places, 3 x all heads), to be trained."""
     mask = None if noise is None else noise.mask((len(joint) * heads, joint.shape[1], joint.shape[1]))
@@ -70,7 +82,9 @@ class _SelfAttention(torch.autograd.Function):
     def forward(ctx: Any, joint: Tensor, heads: int, bias: Tensor | None, mask: Tensor | None) -> Tensor:
         rows, places, inner = joint.shape
         head_width = inner // (3 * heads)
-        parts = joint.view(rows, places, 3, heads, head_width).permute(2, 0, 3, 1, 4).contiguous()
+        # A copy even where one row of one place needs none: it is written to below.
+        parts = joint.view(rows, places, 3, heads, head_width).permute(2, 0, 3, 1, 4)
+        parts = parts.clone(memory_format=torch.contiguous_format)
         q, k, v = parts.flatten(1, 2)
         q *= head_width**-0.5
         scores = torch.bmm(q, k.transpose(1, 2))

@@ -16,11 +16,14 @@ from typing_extensions import Self
 
 from sidbench import progress
 from sidbench.dataset import Sequences
-from sidbench.decoder.inputs import Inputs, Reader, Windows
-from sidbench.decoder.model import Shape, Transformer
+from sidbench.decoder.causal import Causal
+from sidbench.decoder.inputs import Reader, Windows
+from sidbench.decoder.model import Model
 from sidbench.decoder.noise import Noise
 from sidbench.decoder.search import beam_search
 from sidbench.decoder.selection import expected_ndcg, some
+from sidbench.decoder.shape import Inputs, Shape
+from sidbench.decoder.tiger import Tiger
 from sidbench.decoder.training import Weights, negative_log_likelihood, schedule
 from sidbench.decoder.trie import Trie
 from sidbench.errors import DataError, SidbenchError, UsageError, unknown
@@ -31,17 +34,18 @@ from sidbench.sids import SIDs
 
 Count = Annotated[int, Field(ge=1)]
 
-#: Encoder tokens of one piece of a training batch: on a processor what stays in its cache is far cheaper.
+MODELS: dict[str, type[Model]] = {"tiger": Tiger, "causal": Causal}
+#: Tokens of one piece of a training batch: on a processor what stays in its cache is far cheaper.
 PIECE_TOKENS = {"cpu": 5_120, "cuda": 1 << 18}
 #: Numbers that one level of search may hold at once.
 SEARCH_FLOATS = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
 class Decoder(Plugin):
-    """A TIGER-style encoder-decoder transformer with exact beam search under the trie of all SIDs."""
+    """A transformer over SIDs (`tiger` or `causal`) with exact beam search under the trie of all SIDs."""
 
     kind = "decoder"
-    name = "tiger"
+    name = "decoder"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         # The defaults: a few thousand users on two cores, in about ten seconds.
         "quick": {},
@@ -61,9 +65,11 @@ class Decoder(Plugin):
         },
     }  # fmt: skip
 
+    #: An encoder-decoder over windows, or a decoder over the stream of SIDs that learns all of it at once.
+    architecture: Literal["tiger", "causal"] = "tiger"
     #: Numbers that stand for a token between layers.
     width: Count = 64
-    #: Layers that read the history.
+    #: Layers that read the history; `causal` over codes has these and the next ones in one.
     encoder_layers: Count = 1
     #: Layers that write the next SID.
     decoder_layers: Count = 1
@@ -75,12 +81,18 @@ class Decoder(Plugin):
     feed_forward: Count = 128
     #: Share of numbers dropped in training.
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    #: Items of a history that are read, the newest ones.
+    #: Items of a history that are read, the newest ones; `causal` learns as many positions a sequence.
     history: Count = 8
     #: Buckets of hashed users, each with a token of its own; 0 = no user token.
     user_tokens: Annotated[int, Field(ge=0, lt=2**30)] = 0
-    #: What the encoder reads: one token a code, as TIGER does, or one an item, the sum of its codes'.
+    #: What is read of a history: one token a code, as TIGER does, or one an item, the sum of its codes'.
     tokens: Literal["codes", "items"] = "items"
+    #: A token between items, where there is one token a code.
+    separators: bool = False
+    #: What a code competes with: the codes of its level, or those of all levels.
+    vocabulary: Literal["levels", "shared"] = "levels"
+    #: One table for what is read and what is written.
+    tied: bool = False
     #: Sequences in a training step.
     batch: Count = 256
     #: The highest learning rate, at the end of the warm-up.
@@ -112,6 +124,10 @@ class Decoder(Plugin):
     #: Processor threads that are used; 0 = as many as torch has been given.
     threads: Annotated[int, Field(ge=0)] = 1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "name", self.architecture)  # as records and boards name it
+
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Decoder:
         """A decoder with the settings of `quick`, `standard` or `paper`."""
@@ -127,7 +143,8 @@ class Decoder(Plugin):
             return self._fit(sids, split)
 
     def _fit(self, sids: SIDs, split: Split) -> Self:
-        windows = Windows(split.train, self.history, self.seed)
+        every = MODELS[self.architecture].every
+        windows = Windows(split.train, self.history, self.seed, every=every)
         if not len(windows) or not len(split.valid):
             raise DataError(
                 f"{self.name}: {len(windows)} training windows and {len(split.valid)} validation users; "
@@ -135,7 +152,7 @@ class Decoder(Plugin):
             )
         self._prepare(sids)
         weights = Weights(self.model_, self._dtype, self.weight_decay, self.clip)
-        self.model_: Transformer = weights.worker
+        self.model_: Model = weights.worker
         noise = Noise(self.dropout, self.seed, self._device, self._dtype) if self.dropout else None
         valid = some(split.valid, self.valid_users)
         curve: dict[str, list[float]] = {
@@ -144,8 +161,11 @@ class Decoder(Plugin):
         best, best_weights, best_step, since = -1.0, weights.flat.clone(), 0, 0
         recent: list[Tensor] = []
         numbers: dict[str, float] = {}
+        targets = 0
         for step in range(1, self.steps + 1):
-            recent.append(self._learn(windows, noise, windows.next(self.batch)))
+            batch = windows.next(self.batch)
+            targets += int(windows.counts[batch].sum())
+            recent.append(self._learn(windows, noise, batch))
             weights.step(schedule(step - 1, self.steps, self.warmup, self.learning_rate))
             if step % max(1, self.eval_every // 10) == 0:
                 numbers["loss"] = float(torch.stack(recent).mean())
@@ -173,6 +193,7 @@ class Decoder(Plugin):
         self.model_.requires_grad_(False)
         self.curve_, self.windows_ = curve, len(windows)
         self.steps_, self.best_step_, self.sequences_seen_ = step, best_step, step * self.batch
+        self.targets_seen_ = targets
         return self
 
     def recommend(
@@ -224,6 +245,7 @@ class Decoder(Plugin):
             "steps": self.steps_,
             "best_step": self.best_step_,
             "sequences_seen": self.sequences_seen_,
+            "targets_seen": self.targets_seen_,
         }
 
     @property
@@ -254,19 +276,24 @@ class Decoder(Plugin):
             history=self.history,
             user_tokens=self.user_tokens,
             tokens=self.tokens,
+            separators=self.separators,
+            tied=self.tied,
+            vocabulary=self.vocabulary,
         )
-        self.model_ = Transformer(shape, self.seed).to(self._device)
-        self.reader_ = Reader(self.trie_, shape, self._dtype)
+        made = Causal(shape, self.seed) if self.architecture == "causal" else Tiger(shape, self.seed)
+        self.model_ = made.to(self._device)
+        self.reader_ = Reader(self.trie_, shape, self._dtype, leftmost=made.every)
 
     def _learn(self, windows: Windows, noise: Noise | None, batch: Tensor) -> Tensor:
         """Gather the gradient of one batch, piece by piece; its mean loss a code."""
-        goals = self.trie_.item_codes[windows.items[windows.end[batch]].to(self._device)]
+        goals = self.trie_.item_codes[windows.targets(batch).to(self._device)]
         total = self.trie_.count_codes(goals)
         parts = []
         limit = PIECE_TOKENS[self._device.type]
+        read = self.reader_.stream if self.model_.every else self.reader_.read
         for piece, codes in windows.pieces(batch, goals, limit // self.model_.shape.per_item):
             begin, end = windows.begin[piece], windows.end[piece]
-            inputs = self.reader_.read(windows.items, begin, end, windows.users[piece])
+            inputs = read(windows.items, begin, end, windows.users[piece])
             losses = negative_log_likelihood(
                 self.model_, inputs, codes, variable=self.trie_.variable, noise=noise
             )
@@ -304,8 +331,8 @@ class Decoder(Plugin):
         done = 0
         for rows, inputs in self._chunks(histories, users, self._rows(beam)):
             with torch.inference_mode():
-                memory = self.model_.encode(inputs.tokens, inputs.users, None, inputs.bias)
-                found, logp = beam_search(self.model_, self.trie_, memory, inputs.bias, beam, allowed, limit)
+                read = self.model_.read(inputs)
+                found, logp = beam_search(self.model_, self.trie_, read, len(rows), beam, allowed, limit)
             width = found.shape[1]
             groups[rows, :width], scores[rows, :width] = found.cpu().numpy(), logp.cpu().numpy()
             done += len(rows)

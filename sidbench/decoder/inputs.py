@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sidbench.dataset import Sequences
-from sidbench.decoder.model import Shape
+from sidbench.decoder.shape import Inputs, Shape
 from sidbench.decoder.trie import Trie
 
 
-class Inputs(NamedTuple):
-    """Tokens (rows, items, levels), user tokens, and what to add to attention scores to leave padding out."""
-
-    tokens: Tensor
-    users: Tensor | None
-    bias: Tensor | None
-
-
 class Reader:
-    """Turns spans of a flat list of items into inputs, the newest item rightmost, no wider than they need."""
+    """Turns spans of a flat list of items into inputs, no wider than they need."""
 
-    def __init__(self, trie: Trie, shape: Shape, dtype: torch.dtype) -> None:
+    def __init__(self, trie: Trie, shape: Shape, dtype: torch.dtype, *, leftmost: bool) -> None:
         device = trie.item_codes.device
         starts = torch.tensor([sum(shape.sizes[:i]) for i in range(len(shape.sizes))], device=device)
         nothing = torch.full((1, len(shape.sizes)), sum(shape.sizes), device=device)
@@ -33,23 +24,22 @@ class Reader:
         self.shape = shape
         self.device = device
         self.dtype = dtype
+        #: Rows begin leftmost, as a stream does, or end rightmost.
+        self.leftmost = leftmost
 
     def read(self, items: Tensor, begin: Tensor, end: Tensor, users: Tensor) -> Inputs:
         """Rows `items[begin[i]:end[i]]`, all on the processor; the inputs are on the model's device."""
         lengths = (end - begin).clamp_(max=self.shape.history)
         # An empty row keeps one place, "nothing", so that attention has something to look at.
         longest = max(1, int(lengths.max()))
-        back = torch.arange(longest, 0, -1)
-        there = back <= lengths.unsqueeze(1)
-        at = (end.unsqueeze(1) - back).clamp_(min=0)
-        rows = torch.where(there, items[at], len(self.table) - 1) if len(items) else there.long() - 1
-        tokens = self.table[rows.to(self.device)]
-        hashed = None
-        if self.shape.user_tokens:
-            # Multiplicative hashing: neighbours in number fall into unrelated buckets.
-            hashed = (((users * 0x9E3779B1) & 0xFFFFFFFF) * self.shape.user_tokens >> 32).to(self.device)
+        if self.leftmost:
+            tokens = self._tokens(items, end - lengths, lengths, longest)
+            return Inputs(tokens, self._hashed(users), None, lengths.clamp(min=1).to(self.device))
+        tokens = self._tokens(items, end - longest, lengths, longest, rightmost=True)
+        hashed = self._hashed(users)
         if int(lengths.min()) == longest:
             return Inputs(tokens, hashed, None)
+        there = torch.arange(longest, 0, -1) <= lengths.unsqueeze(1)
         there[:, -1] = True
         visible = there.repeat_interleave(self.shape.per_item, 1)
         if hashed is not None:
@@ -57,19 +47,54 @@ class Reader:
         bias = torch.zeros(visible.shape, dtype=self.dtype).masked_fill_(~visible, -torch.inf)
         return Inputs(tokens, hashed, bias[:, None, None].to(self.device))
 
+    def stream(self, items: Tensor, begin: Tensor, end: Tensor, users: Tensor) -> Inputs:
+        """Rows `items[begin[i]:end[i] + 1]`, in which every item but the first is a target."""
+        lengths = end + 1 - begin
+        longest = int(lengths.max())
+        place = torch.arange(longest)
+        wanted = (place > 0) & (place < lengths.unsqueeze(1))
+        at = wanted.flatten().nonzero()[:, 0]
+        tokens = self._tokens(items, begin, lengths, longest)
+        return Inputs(tokens, self._hashed(users), None, lengths.to(self.device), at.to(self.device))
+
+    def _tokens(
+        self, items: Tensor, first: Tensor, lengths: Tensor, longest: int, *, rightmost: bool = False
+    ) -> Tensor:
+        """Tokens (rows, longest, levels) of the items from `first` on; "nothing" where a row is shorter."""
+        place = torch.arange(longest)
+        there = place >= longest - lengths.unsqueeze(1) if rightmost else place < lengths.unsqueeze(1)
+        rows = torch.full(there.shape, len(self.table) - 1)
+        rows[there] = items[(first.unsqueeze(1) + place)[there]]
+        return self.table[rows.to(self.device)]
+
+    def _hashed(self, users: Tensor) -> Tensor | None:
+        if not self.shape.user_tokens:
+            return None
+        # Multiplicative hashing: neighbours in number fall into unrelated buckets.
+        return (((users * 0x9E3779B1) & 0xFFFFFFFF) * self.shape.user_tokens >> 32).to(self.device)
+
 
 class Windows:
-    """Every position but the first of every row is a target once an epoch, after at most `history` items."""
+    """The rows that train: each position but the first of every sequence is a target once an epoch.
 
-    def __init__(self, rows: Sequences, history: int, seed: int) -> None:
+    A row reads at most `history` items. Its target is the item after them or, where `every` item of a row is
+    one, those of up to `history` positions: rows then follow each other, counted from a sequence's end.
+    """
+
+    def __init__(self, rows: Sequences, history: int, seed: int, *, every: bool = False) -> None:
         self.items = torch.from_numpy(rows.items.astype("int64"))
         offsets = torch.from_numpy(rows.offsets)
         user = torch.arange(len(rows)).repeat_interleave(offsets.diff())
-        first = offsets[user]
+        first, last = offsets[user], offsets[user + 1] - 1
         at = torch.arange(len(self.items))
-        self.end = at[at > first]
+        chosen = at > first
+        if every:
+            chosen &= (last - at) % history == 0
+        self.end = at[chosen]
         self.users = user[self.end]
         self.begin = torch.maximum(first[self.end], self.end - history)
+        #: How many targets each row has.
+        self.counts = self.end - self.begin if every else torch.ones_like(self.end)
         self._generator = torch.Generator().manual_seed(seed)
         self._order = torch.empty(0, dtype=torch.long)
 
@@ -77,12 +102,19 @@ class Windows:
         return len(self.end)
 
     def next(self, count: int) -> Tensor:
-        """The next `count` windows of an endless run of shuffled epochs, longest first."""
+        """The next `count` rows of an endless run of shuffled epochs, longest first."""
         while len(self._order) < count:
             self._order = torch.cat((self._order, torch.randperm(len(self), generator=self._generator)))
         batch, self._order = self._order[:count], self._order[count:]
         lengths = self.end[batch] - self.begin[batch]
         return batch[lengths.argsort(descending=True, stable=True)]
+
+    def targets(self, batch: Tensor) -> Tensor:
+        """The items that are targets of these rows, row after row."""
+        counts = self.counts[batch]
+        upto = counts.cumsum(0)
+        first = (self.end[batch] + 1 - upto).repeat_interleave(counts)
+        return self.items[first + torch.arange(len(first))]
 
     def pieces(self, batch: Tensor, goals: Tensor, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
         """A batch, longest first, and its goals, cut so that each piece, padded, reads about `limit` items.
@@ -90,8 +122,9 @@ class Windows:
         Short histories then cost what they are long, and what a layer makes stays in the processor's cache.
         """
         lengths = (self.end[batch] - self.begin[batch]).tolist()
+        upto = [0, *self.counts[batch].cumsum(0).tolist()]
         start = 0
         while start < len(batch):
-            stop = start + max(1, limit // lengths[start])
-            yield batch[start:stop], goals[start:stop]
+            stop = min(len(batch), start + max(1, limit // lengths[start]))
+            yield batch[start:stop], goals[upto[start] : upto[stop]]
             start = stop

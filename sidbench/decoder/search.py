@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sidbench.decoder.model import Transformer
+from sidbench.decoder.model import Model
 from sidbench.decoder.trie import Trie
 
 #: What part of its limit a search may spend on one softmax: a small one stays in the processor's cache.
@@ -15,10 +17,10 @@ MANY, TILE = 8_192, (256, 1_024)
 
 
 def beam_search(
-    model: Transformer,
+    model: Model,
     trie: Trie,
-    memory: Tensor,
-    bias: Tensor | None,
+    read: Any,
+    users: int,
     beam: int,
     allowed: list[Tensor] | None,
     limit: int,
@@ -31,14 +33,13 @@ def beam_search(
     `allowed`, a mask of the nodes of every level, leaves the others out as if the trie had never had them.
     `limit` bounds the numbers that are held at once, beside the candidates.
     """
-    users = len(memory)
-    keys = model.remember(memory)
-    past: list[Tensor] | None = None
-    nodes = torch.zeros(users, 1, dtype=torch.long, device=memory.device)
-    scores = torch.zeros(users, 1, dtype=torch.float32, device=memory.device)
+    device = trie.item_codes.device
+    past: list[Tensor] = []
+    nodes = torch.zeros(users, 1, dtype=torch.long, device=device)
+    scores = torch.zeros(users, 1, dtype=torch.float32, device=device)
     codes: Tensor | None = None
     for level in range(trie.levels):
-        hidden, past = model.step(level, codes, past, keys, bias, (users, nodes.shape[1]))
+        hidden, past = model.step(level, codes, past, read, (users, nodes.shape[1]))
         found, source, real = trie.children(level, nodes, scores > -torch.inf)
         if allowed is not None:
             real &= allowed[level][found]
@@ -60,22 +61,21 @@ def beam_search(
     return nodes.masked_fill_(scores == -torch.inf, -1), scores
 
 
-def _gained(
-    model: Transformer, level: int, hidden: Tensor, codes: Tensor, source: Tensor, limit: int
-) -> Tensor:
+def _gained(model: Model, level: int, hidden: Tensor, codes: Tensor, source: Tensor, limit: int) -> Tensor:
     """The log-probabilities of `codes` (users, width), each after the state of its beam, `source`.
 
     The softmax is over all codes, but no more of it is ever held than `limit` numbers.
     """
-    weights, hidden = model.head(level), hidden.float()
+    (weights, start), hidden = model.head(level), hidden.float()
+    codes = codes + start
     users, beams, width = hidden.shape
     size = len(weights)
     together = limit // SHARE // (beams * size)
     if together and size <= max(MANY, 4 * (codes.shape[1] // beams)):
         # Few codes, or many of them asked for: the scores of all, and of these the ones that are asked for.
         out = torch.empty(codes.shape, dtype=torch.float32, device=hidden.device)
-        for start in range(0, users, together):
-            part = slice(start, start + together)
+        for i in range(0, users, together):
+            part = slice(i, i + together)
             logp = (hidden[part] @ weights.T).log_softmax(-1).flatten(1)
             torch.gather(logp, 1, source[part] * size + codes[part], out=out[part])
         return out

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sidbench.decoder.inputs import Inputs
-from sidbench.decoder.model import Transformer
+from sidbench.decoder.model import Model
 from sidbench.decoder.noise import Noise
+from sidbench.decoder.shape import Inputs
 
 
 class Weights:
@@ -21,7 +21,7 @@ class Weights:
     bfloat16 that is refreshed after each step, so nothing is cast within a step.
     """
 
-    def __init__(self, model: Transformer, dtype: torch.dtype, weight_decay: float, clip: float) -> None:
+    def __init__(self, model: Model, dtype: torch.dtype, weight_decay: float, clip: float) -> None:
         self.clip = clip
         # Gains are not decayed: they come last, so that each group is one slice.
         parameters = sorted(model.parameters(), key=lambda p: p.ndim == 1)
@@ -72,22 +72,20 @@ def schedule(step: int, steps: int, warmup: int, peak: float) -> float:
 
 
 def negative_log_likelihood(
-    model: Transformer, inputs: Inputs, codes: Tensor, *, variable: bool, noise: Noise | None = None
+    model: Model, inputs: Inputs, codes: Tensor, *, variable: bool, noise: Noise | None = None
 ) -> Tensor:
-    """Of the SIDs `codes` (rows, levels) after these inputs: (rows, levels). Zero after the end of a SID."""
-    memory = model.encode(inputs.tokens, inputs.users, noise, inputs.bias)
-    hidden = model.targets(codes, memory, inputs.bias, noise)
-    losses = torch.stack(
-        [
-            F.cross_entropy(model.logits(level, hidden[:, level]), codes[:, level], reduction="none")
-            for level in range(codes.shape[1])
-        ],
-        dim=1,
-    )
+    """Of the SIDs `codes` (targets, levels) after these inputs, code by code. Zero after the end of a SID."""
+    states = model.states(inputs, codes, noise).float()
+    losses = []
+    for level in range(codes.shape[1]):
+        weights, start = model.head(level)
+        logits = F.linear(states[:, level], weights)
+        losses.append(F.cross_entropy(logits, codes[:, level] + start, reduction="none"))
+    out = torch.stack(losses, 1)
     if variable:
         ended = F.pad(codes[:, :-1] == 0, (1, 0))
-        losses = losses.masked_fill(ended, 0)
-    return losses
+        out = out.masked_fill(ended, 0)
+    return out
 
 
 def _flatten(parameters: list[nn.Parameter]) -> Tensor:

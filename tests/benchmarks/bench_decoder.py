@@ -190,10 +190,11 @@ def make_windows(kind: str, users: int, seed: int) -> Windows:
     windows = Windows(walks(seed, users, lengths(kind, users, seed)), HISTORY, seed)
     if kind == "full":
         keep = windows.end - windows.begin == HISTORY
-        windows.begin, windows.end, windows.users = (
+        windows.begin, windows.end, windows.users, windows.counts = (
             windows.begin[keep],
             windows.end[keep],
             windows.users[keep],
+            windows.counts[keep],
         )
     return windows
 
