@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from sidbench.kit.device import tensor
 
 Floats = NDArray[np.float32]
+Wide = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 UNIT = 2.0**-24  # float32's relative rounding error
 TINY = 2.0**-126  # products below this may be flushed to zero
 PAIRS = 1 << 20  # float64 numbers held at once while distances decide
+BLOCK = 1024  # codes in one product: a large codebook's scores are never held whole
 
 
 class Codewords:
-    """A codebook made ready for search: centred, transposed, with its error bound."""
+    """A codebook made ready for search: centred, transposed, in blocks, with its error bound."""
 
     def __init__(self, centers: Floats) -> None:
         self.centers = np.ascontiguousarray(centers, dtype=np.float32)
@@ -39,20 +41,28 @@ class Codewords:
         # A later copy of a codeword can never win, so it takes no part.
         self.alive = np.zeros(len(wide), dtype=bool)
         self.alive[first_of_each(self.centers)] = True
+        self.spans = [slice(at, min(at + BLOCK, len(wide))) for at in range(0, len(wide), BLOCK)]
         with np.errstate(over="ignore"):
-            self.bias = np.where(self.alive, half, np.inf).astype(np.float32)
-            self.products = np.ascontiguousarray(wide.T, dtype=np.float32)  # (dimensions, codes)
+            bias = np.where(self.alive, half, np.inf).astype(np.float32)
+            products = [np.ascontiguousarray(wide[span].T, dtype=np.float32) for span in self.spans]
+        # (half squared lengths, (dimensions, codes)) of every block: products of rows with them give scores.
+        self.blocks = [(tensor(bias[s]), tensor(p)) for s, p in zip(self.spans, products, strict=True)]
         # |score - exact| <= slope * |row| + offset; twice that, for the difference of two scores.
-        d, radius = wide.shape[1], float(np.sqrt(2 * half.max()))
-        self.slope = 2.0 * UNIT * (d + 8) * radius
-        self.offset = 4.0 * UNIT * radius**2 + d * TINY
+        d, self.radius = wide.shape[1], float(np.sqrt(2 * half.max()))
+        self.slope = 2.0 * UNIT * (d + 8) * self.radius
+        self.offset = 4.0 * UNIT * self.radius**2 + d * TINY
 
     def __len__(self) -> int:
         return len(self.centers)
 
     def tile(self) -> int:
-        """Rows whose scores stay in a core's cache (a megabyte)."""
-        return int(np.clip((1 << 18) // len(self), 64, 1024))
+        """Rows whose scores stay in a core's cache; narrow rows come in larger tiles."""
+        scores = int(np.clip((1 << 24) // self.centers.shape[1], 1 << 17, 1 << 19))
+        return int(np.clip(scores // len(self), 256, 4096))
+
+    def centred(self, r: Floats, out: Floats) -> Floats:
+        """The rows as the products see them; in `out`, unless they are that already."""
+        return r if self.shift is None else np.subtract(r, self.shift, out=out[: len(r)])
 
 
 class Searcher:
@@ -62,44 +72,94 @@ class Searcher:
         self.books = books
         self.tile = min(book.tile() for book in books)
         self.shifted = np.empty((self.tile, books[0].centers.shape[1]), dtype=np.float32)
-        self.scores = {len(b): torch.empty(self.tile, len(b)) for b in books}
-        self.rows = np.arange(self.tile)
+        widths = {len(bias) for book in books for bias, _ in book.blocks}
+        self.scores = {width: torch.empty(self.tile, width) for width in widths}
+        self.starts = {width: np.arange(self.tile) * width for width in widths}
 
     def nearest(self, level: int, r: Floats) -> Index:
         """The code of every row of one tile at one level."""
-        book, n = self.books[level], len(r)
-        z = r if book.shift is None else np.subtract(r, book.shift, out=self.shifted[:n])
-        scores = self.scores[len(book)][:n]
-        torch.addmm(tensor(book.bias), tensor(z), tensor(book.products), alpha=-1, out=scores)
-        s, rows = scores.numpy(), self.rows[:n]
-        codes: Index = s.argmin(axis=1)
-        if len(book) == 1:
-            return codes
-        best = s[rows, codes]
-        s[rows, codes] = np.inf
-        with np.errstate(all="ignore"):  # overflow gives inf or NaN here, and so doubt
-            margin = book.slope * np.sqrt(np.einsum("ij,ij->i", z, z)) + book.offset
-            doubt = np.flatnonzero(~(scores.amin(dim=1).numpy() - best > margin))
-            if len(doubt):
-                s[doubt, codes[doubt]] = best[doubt]
-                asked = ~(s[doubt] > (best + margin)[doubt, None]) & book.alive
-                codes[doubt] = decide(r[doubt], book.centers, asked)
+        codes, limit, doubt = self.propose(level, r)
+        if len(doubt):
+            codes[doubt] = settle(self.books[level], r[doubt], limit[doubt])
         return codes
+
+    def propose(self, level: int, r: Floats) -> tuple[Index, Floats, Index]:
+        """The code of every row, the score beyond which no other can be nearest, and the rows in doubt."""
+        book = self.books[level]
+        z = _tensor(book.centred(r, self.shifted))
+        codes, best, second = self._two_best(0, book, z, len(r))
+        with np.errstate(all="ignore"):  # overflow gives inf or NaN here, and so doubt
+            for block in range(1, len(book.blocks)):
+                code, first, other = self._two_best(block, book, z, len(r))
+                second = np.minimum(np.minimum(second, other), np.maximum(best, first))
+                codes = np.where(first < best, code, codes)
+                best = np.minimum(best, first)
+            limit = torch.linalg.vector_norm(z, dim=1).numpy()
+            limit *= book.slope
+            limit += book.offset
+            limit += best
+            # Written so that a comparison with NaN is doubt too.
+            doubt = np.flatnonzero(~(second > limit)) if len(book) > 1 else np.empty(0, dtype=np.int64)
+        return codes, limit, doubt
+
+    def _two_best(self, block: int, book: Codewords, z: torch.Tensor, n: int) -> tuple[Index, Floats, Floats]:
+        """The best code of one block for every row, its score and the next best score."""
+        bias, products = book.blocks[block]
+        width = products.shape[1]
+        scores = self.scores[width][:n]
+        torch.addmm(bias, z, products, alpha=-1, out=scores)
+        s = scores.numpy()
+        codes: Index = s.argmin(axis=1)
+        flat, at = s.reshape(-1), self.starts[width][:n] + codes
+        best = flat[at]
+        flat[at] = np.inf
+        codes += book.spans[block].start
+        return codes, best, scores.amin(dim=1).numpy()
+
+
+def _tensor(rows: Floats) -> torch.Tensor:
+    return torch.from_numpy(rows) if rows.flags.writeable else tensor(rows)
+
+
+def settle(book: Codewords, r: Floats, limit: Floats) -> Index:
+    """The codes of rows in doubt: of all codewords that score up to the limit, the nearest by float64."""
+    z = _tensor(book.centred(r, np.empty_like(r)))
+    best = np.full(len(r), np.inf)
+    codes = np.zeros(len(r), dtype=np.int64)
+    for span, (bias, products) in zip(book.spans, book.blocks, strict=True):
+        scores = torch.addmm(bias, z, products, alpha=-1).numpy()
+        asked = ~(scores > limit[:, None]) & book.alive[span]
+        some = np.flatnonzero(asked.any(axis=1))
+        distance, code = closest(r[some], book.centers[span], asked[some])
+        better = distance < best[some]  # an equal one of a later block has a higher code
+        best[some[better]], codes[some[better]] = distance[better], code[better] + span.start
+    return codes
 
 
 def decide(r: Floats, centers: Floats, asked: NDArray[np.bool_]) -> Index:
     """Of the codewords asked about, the nearest to each row by float64 distance; a tie goes to the lowest."""
+    return closest(r, centers, asked)[1]
+
+
+def closest(r: Floats, centers: Floats, asked: NDArray[np.bool_]) -> tuple[Wide, Index]:
+    """The squared distance and the code of the nearest of the codewords asked about: at least one a row."""
     row, code = np.nonzero(asked)
+    distance = distances(r, row, centers, code)
+    order = np.lexsort((code, distance, row))
+    first = order[np.flatnonzero(np.diff(row, prepend=-1))]  # rows come in order, so their runs stay in place
+    return distance[first], code[first]
+
+
+def distances(r: Floats, row: Index, centers: Floats, code: Index) -> Wide:
+    """Squared distances in float64 of rows and codewords paired by index."""
     step = max(1, PAIRS // r.shape[1])
-    distance = np.empty(len(row))
+    out = np.empty(len(row))
     for start in range(0, len(row), step):
         pairs = slice(start, start + step)
         gap = r[row[pairs]].astype(np.float64) - centers[code[pairs]]
         # The sum along a contiguous axis has one order, whatever the number of rows.
-        distance[pairs] = np.square(gap, out=gap).sum(axis=1)
-    order = np.lexsort((code, distance, row))
-    _, first = np.unique(row[order], return_index=True)
-    return code[order[first]].astype(np.int64)
+        out[pairs] = np.square(gap, out=gap).sum(axis=1)
+    return out
 
 
 def first_of_each(rows: Floats) -> Index:

@@ -1,7 +1,10 @@
 """The residual loop: learn a codebook a level, each on what the levels before left over, and use them.
 
-Codes are decided by `nearest` alone, in `fit` as in `encode` and whatever learned the codebooks, so a fitted
-row's code is what `encode` gives it ever after.
+Codes are decided by `nearest` and `beam` alone, in `fit` as in `encode` and whatever learned the codebooks,
+so a fitted row's code is what `encode` gives it ever after.
+
+With `normalize`, every level sees its rows at unit length (what GRID calls RK-Means, arXiv 2507.22224). The
+lengths are in no code, so codewords no longer add up to the row: `meanings` says what codes stand for.
 """
 
 from __future__ import annotations
@@ -9,29 +12,35 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from sidbench.errors import DataError
-from sidbench.kit.nearest import Codewords, Floats, Searcher, first_of_each
+from sidbench.errors import DataError, UsageError
+from sidbench.kit import beam as beams
+from sidbench.kit.device import tensor
+from sidbench.kit.nearest import Codewords, Floats, Index, Searcher, first_of_each
 from sidbench.kit.workers import workers
 from sidbench.progress import report
 from sidbench.sids import Codes
 
 # (what is left over, number of codes, level) -> that many codewords
 FitLevel = Callable[[Floats, int, int], Floats]
-SPAN = 16  # tiles in one task of a worker
+SPAN = 1 << 14  # rows in one task of a worker
 
 
-def fit(x: Floats, sizes: Sequence[int], fit_level: FitLevel) -> list[Floats]:
+def fit(
+    x: Floats, sizes: Sequence[int], fit_level: FitLevel, *, normalize: bool = False, device: str = "cpu"
+) -> list[Floats]:
     """One codebook a level.
 
     `fit_level` sees centred rows at the first level (k-means does not mind, and digits are saved); it may
     keep nothing of the array, which the next level overwrites. With no more distinct rows than codes, every
     distinct row is a codeword of its own and the remaining codes, which repeat the first, are never used.
     """
-    mean = _mean(x)
     left = np.empty(x.shape, dtype=np.float32)
-    np.subtract(x, mean, out=left)
+    source = _units(x, left) if normalize else x
+    mean = _mean(source)
+    np.subtract(source, mean, out=left)
     books: list[Floats] = []
     for level, size in enumerate(sizes):
         report("fit", level, len(sizes))
@@ -50,61 +59,128 @@ def fit(x: Floats, sizes: Sequence[int], fit_level: FitLevel) -> list[Floats]:
             raise DataError(
                 f"k-means of level {level} failed: codewords of shape {centers.shape} or not finite"
             )
-        book = (centers + mean if level == 0 else centers).astype(np.float32)
+        books.append((centers + mean if level == 0 else centers).astype(np.float32))
         if level + 1 < len(sizes):
-            subtract_nearest(x if level == 0 else left, book, left)
-        books.append(book)
+            if level == 0:
+                source = _units(x, left) if normalize else x
+            subtract_nearest(source, books[-1], left, device=device)
+            source = _units(left, left) if normalize else left
     report("fit", len(sizes), len(sizes))
     return books
 
 
-def subtract_nearest(rows: Floats, book: Floats, out: Floats) -> None:
+def subtract_nearest(rows: Floats, book: Floats, out: Floats, *, device: str = "cpu") -> None:
     """`out = rows - nearest codeword`; `out` may be `rows`."""
+    on_device = torch.device(device).type != "cpu"
+    known = encode(rows, [book], device=device)[:, 0] if on_device else None
     words = Codewords(book)
 
     def work(start: int, stop: int) -> None:
         searcher = Searcher([words])
+        word = np.empty((searcher.tile, book.shape[1]), dtype=np.float32)
         for at in range(start, stop, searcher.tile):
             tile = slice(at, min(at + searcher.tile, stop))
-            codes = searcher.nearest(0, rows[tile])
-            np.subtract(rows[tile], words.centers[codes], out=out[tile])
+            codes = searcher.nearest(0, rows[tile]) if known is None else known[tile]
+            np.take(words.centers, codes, axis=0, out=word[: len(codes)], mode="clip")
+            np.subtract(rows[tile], word[: len(codes)], out=out[tile])
 
     with workers() as run:
-        run(work, len(rows), SPAN * words.tile())
+        run(work, len(rows), SPAN)
 
 
-def encode(x: Floats, books: Sequence[Floats]) -> Codes:
-    """The greedy codes of any rows: a row's depend on that row alone, to the bit."""
+def encode(
+    x: Floats, books: Sequence[Floats], *, normalize: bool = False, beam: int = 1, device: str = "cpu"
+) -> Codes:
+    """The codes of any rows: a row's depend on that row alone, to the bit, whatever the device.
+
+    Greedy at `beam = 1`; beyond it `sidbench.kit.beam` says what is searched.
+    """
     check_columns(x, books[0].shape[1])
+    if normalize and beam > 1:
+        raise UsageError(
+            "encode: normalize and beam > 1 exclude each other: rows at unit length at every level "
+            "have no common squared error by which prefixes compare; set beam = 1"
+        )
     words = [Codewords(book) for book in books]
+    where = torch.device(device)
+    greedy = _on_cores if where.type == "cpu" else _on_device(where)
+    codes = greedy(x, words, normalize)
+    return codes if beam == 1 else beams.improve(x, codes, words, beam, where)
+
+
+def _on_cores(x: Floats, words: list[Codewords], normalize: bool) -> Codes:
+    """Greedy codes by a worker a core. Rows in doubt at any level are decided again, together."""
     codes = np.empty((len(x), len(words)), dtype=np.int32)
+    rows = tensor(x).numpy()
 
     def work(start: int, stop: int) -> None:
         searcher = Searcher(words)
-        left = np.empty((searcher.tile, x.shape[1]), dtype=np.float32)
-        for at in range(start, stop, searcher.tile):
-            r: Floats = x[at : min(at + searcher.tile, stop)]
+        left, word = (np.empty((searcher.tile, x.shape[1]), dtype=np.float32) for _ in range(2))
+        again = []
+
+        def greedy(r: Floats, out: Codes, exact: bool) -> Index:
+            m, doubtful = len(r), []
+            if normalize:
+                r = unit(r, left[:m])
             for level, book in enumerate(words):
-                found = searcher.nearest(level, r)
-                codes[at : at + len(r), level] = found
+                if exact:
+                    found = searcher.nearest(level, r)
+                else:
+                    found, _, doubt = searcher.propose(level, r)
+                    doubtful.append(doubt)
+                out[:, level] = found
                 if level + 1 < len(words):
-                    r = np.subtract(r, book.centers[found], out=left[: len(r)])
+                    np.take(book.centers, found, axis=0, out=word[:m], mode="clip")
+                    r = np.subtract(r, word[:m], out=left[:m])
+                    if normalize:
+                        unit(r, r)
+            return np.unique(np.concatenate(doubtful)) if doubtful else np.empty(0, dtype=np.int64)
+
+        for at in range(start, stop, searcher.tile):
+            end = min(at + searcher.tile, stop)
+            again.append(at + greedy(rows[at:end], codes[at:end], exact=False))
+        doubtful = np.concatenate(again)
+        for at in range(0, len(doubtful), searcher.tile):
+            which = doubtful[at : at + searcher.tile]
+            decided = np.empty((len(which), len(words)), dtype=np.int32)
+            greedy(rows[which], decided, exact=True)
+            codes[which] = decided
 
     with workers() as run:
-        run(work, len(x), SPAN * min(w.tile() for w in words))
+        run(work, len(x), SPAN)
     return codes
 
 
-def costs(x: Floats, prefix: Codes, books: Sequence[Floats]) -> Floats:
-    """(n, K) squared distances from what the prefix leaves over to every codeword of the next level."""
+def _on_device(device: torch.device) -> Callable[[Floats, list[Codewords], bool], Codes]:
+    """Greedy codes by a device; the few rows that rounding leaves in doubt there are decided here."""
+
+    def greedy(x: Floats, words: list[Codewords], normalize: bool) -> Codes:
+        codes, doubt = beams.propose(x, words, 1, device, normalize)
+        doubtful = np.flatnonzero(doubt)
+        if len(doubtful):
+            codes[doubtful] = _on_cores(x[doubtful], words, normalize)
+        return codes
+
+    return greedy
+
+
+def costs(x: Floats, prefix: Codes, books: Sequence[Floats], *, normalize: bool = False) -> Floats:
+    """(n, K) squared distances from what the prefix leaves over to every codeword of the next level.
+
+    With `normalize`, from what is left over at unit length, as the level sees it.
+    """
     check_columns(x, books[0].shape[1])
     if prefix.ndim != 2 or len(prefix) != len(x) or prefix.shape[1] >= len(books):
         raise DataError(
             f"costs: the prefix has shape {prefix.shape}; expected ({len(x)}, 0 to {len(books) - 1} codes)"
         )
     r = x.astype(np.float32)
+    if normalize:
+        unit(r, r)
     for level in range(prefix.shape[1]):
         r -= books[level][prefix[:, level]]
+        if normalize:
+            unit(r, r)
     wide, book = r.astype(np.float64), books[prefix.shape[1]].astype(np.float64)
     squares = (wide**2).sum(axis=1)[:, None] + (book**2).sum(axis=1) - 2.0 * (wide @ book.T)
     return np.asarray(np.maximum(squares, 0.0), dtype=np.float32)
@@ -117,6 +193,56 @@ def reconstruct(codes: Codes, books: Sequence[Floats]) -> Floats:
     out: Floats = books[0][codes[:, 0]]
     for level in range(1, codes.shape[1]):
         out += books[level][codes[:, level]]
+    return out
+
+
+def meanings(x: Floats, codes: Codes, sizes: Sequence[int]) -> list[Floats]:
+    """What each code stands for, whatever chose it: the mean of what the codes before it leave of its rows.
+
+    Sums of these are the best reconstruction that level after level can give on the rows at hand, so another
+    level never makes it worse there. A code without rows stands for the mean row at the first level, and
+    for nothing more at the others.
+    """
+    from scipy.sparse import csr_matrix
+
+    books: list[Floats] = []
+    for level, size in enumerate(sizes):
+        sums = np.zeros((size, x.shape[1]))
+        step = max(1, (1 << 20) // x.shape[1])
+        for at in range(0, len(x), step):
+            part = codes[at : at + step]
+            rest = x[at : at + step].astype(np.float64)
+            if level:
+                rest -= reconstruct(part[:, :level], books)
+            ends = np.arange(len(rest) + 1)
+            members = csr_matrix((np.ones(len(rest)), part[:, level], ends), (len(rest), size))
+            sums += members.T @ rest
+        count = np.bincount(codes[:, level], minlength=size)[:, None]
+        empty = sums.sum(axis=0) / len(x) if level == 0 else np.zeros(x.shape[1])
+        books.append(np.where(count > 0, sums / np.maximum(count, 1), empty).astype(np.float32))
+    return books
+
+
+def unit(rows: Floats, out: Floats) -> Floats:
+    """The rows at length one, in `out`, which may be `rows`; a row of zeros stays as it is."""
+    wide = rows.astype(np.float64)
+    # The sum along a contiguous axis has one order, whatever the number of rows.
+    length = np.sqrt(np.square(wide).sum(axis=1))
+    np.divide(wide, np.where(length > 0, length, 1.0)[:, None], out=wide)
+    out[...] = wide
+    return out
+
+
+def _units(rows: Floats, out: Floats) -> Floats:
+    """`unit` of many rows, by all workers."""
+
+    def work(start: int, stop: int) -> None:
+        for at in range(start, stop, 1024):
+            tile = slice(at, min(at + 1024, stop))
+            unit(rows[tile], out[tile])
+
+    with workers() as run:
+        run(work, len(rows), SPAN)
     return out
 
 
