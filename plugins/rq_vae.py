@@ -6,12 +6,16 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from sidbench.errors import UsageError
-from sidbench.kit.autoencoder import Autoencoder, Autoencoding, Normalization, Normalizer
-from sidbench.kit.network import carries, mlp
-from sidbench.kit.vq import ResidualVQ
+from sidbench.kit.autoencoder import Autoencoder, Autoencoding, Normalization, Normalizer, sample_of
+from sidbench.kit.device import tensor
+from sidbench.kit.nearest import Floats
+from sidbench.kit.network import carries, carry, mlp
+from sidbench.kit.vq import ResidualVQ, Start
 
+PRINCIPAL_ROWS = 8192  # that principal axes are taken from, at most
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
@@ -29,6 +33,8 @@ class RQVAE(Autoencoding):
     #: Rows are centred and scaled by one number, by one a column (standard), after unit length, or left.
     normalize: Normalization = "center"
 
+    #: First codebooks: k-means of the latents, k-means with even clusters, or random numbers.
+    start: Start = "kmeans"
     #: First weights: networks begin as principal components, or orthogonal; auto: principal where they can.
     weights: Literal["auto", "principal", "orthogonal"] = "auto"
     #: The highest learning rate.
@@ -38,12 +44,13 @@ class RQVAE(Autoencoding):
         hidden, latent = self.layers(columns)
         rng = torch.Generator().manual_seed(self.seed)
         layer = self.activation, self.dropout, self.batch_norm
-        return Autoencoder(
+        return Coder(
             self,
             Normalizer(self.normalize, columns),
             mlp((columns, *hidden, latent), rng, *layer),
             ResidualVQ(self.sizes, latent, self.choices(), rng),
             mlp((latent, *hidden[::-1], columns), rng, *layer),
+            start=self.start,
             principal=self.first_weights(columns) == "principal",
         )
 
@@ -71,3 +78,30 @@ class RQVAE(Autoencoding):
         hidden, latent = self.layers(self.columns_)
         resolved = {"hidden": list(hidden), "latent": latent, "weights": self.first_weights(self.columns_)}
         return {**super().facts(), **resolved}
+
+
+class Coder(Autoencoder):
+    """The autoencoder with its own start: weights from principal axes, codebooks from the first latents."""
+
+    def __init__(self, *parts: Any, start: Start, principal: bool) -> None:
+        super().__init__(*parts)
+        self.start, self.principal = start, principal
+
+    def begin(self, rows: Floats, seed: int) -> None:
+        sample = sample_of(rows, max(self.of.sample, *self.of.sizes), seed)
+        self.normalizer.learn(sample)
+        if self.principal:
+            axes = self._principal(sample[:: -(-len(sample) // PRINCIPAL_ROWS)])
+            straight = torch.eye(len(axes), device=axes.device)
+            carry(self.encoder, axes, straight)
+            carry(self.decoder, straight, axes.T)
+        self.quantizer.begin(self.encode(sample), seed, self.start)
+
+    def _principal(self, rows: Floats) -> Tensor:
+        """As many leading principal axes of the normalised rows as the latent has columns."""
+        x: Tensor = self.normalizer(tensor(rows).to(self.where())).double()
+        _, axes = torch.linalg.eigh(x.T @ x)
+        leading: Tensor = axes.flip(1)[:, : self.quantizer.dim].T
+        # An axis has no sign of its own: its largest number is positive.
+        largest = leading.gather(1, leading.abs().argmax(dim=1, keepdim=True))
+        return torch.mul(leading, largest.sign()).float()

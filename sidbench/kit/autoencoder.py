@@ -15,7 +15,6 @@ from typing_extensions import Self
 
 from sidbench.dataset import Embeddings
 from sidbench.kit import device, network, residual, vq
-from sidbench.kit.device import tensor
 from sidbench.kit.estimators import Estimator
 from sidbench.kit.model import Model
 from sidbench.kit.nearest import Floats
@@ -23,7 +22,7 @@ from sidbench.kit.network import Standardize, UnitRows, unit_rows
 from sidbench.kit.training import Trained
 from sidbench.sids import Codes
 
-PRINCIPAL_ROWS = 8192  # that principal axes are taken from, at most
+HELD = 1 << 26  # numbers of an embedding that are encoded at once
 Normalization = Literal["center", "standard", "unit", "none"]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -45,12 +44,10 @@ class Quantizing(Trained):
     update: Literal["gradient", "ema"] = "gradient"
     #: What a moving average keeps at every step.
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
-    #: First codebooks: k-means of the latents, k-means with even clusters, or random numbers.
-    start: vq.Start = "kmeans"
-    #: Rows that the first codebooks are made from, at most.
-    start_rows: Annotated[int, Field(ge=1)] = 32_768
     #: After an epoch, codes chosen less than this times the mean move to where codes are missing; 0: never.
     revive: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    #: Rows at most that first codebooks are made from and revived codes are moved to.
+    sample: Annotated[int, Field(ge=1)] = 32_768
     #: Sinkhorn's epsilon in training, for all levels or each (costs from -1 to 1); 0: the nearest codeword.
     sinkhorn: Epsilon | tuple[Epsilon, ...] = 0.0
     #: Iterations of Sinkhorn's assignment.
@@ -109,10 +106,17 @@ class Autoencoding(Quantizing):
         return self._adopt(model)
 
     def encode(self, x: Embeddings) -> Codes:
-        return vq.encode(self._latents(x), self._books, self.choices())
+        residual.check_columns(x, self.columns_)
+        codes = np.empty((len(x), self.levels), dtype=np.int32)
+        step = max(1024, HELD // x.shape[1])  # latents are held for so many rows at a time
+        for at in range(0, len(x), step):
+            part = slice(at, at + step)
+            codes[part] = vq.encode(self._model.encode(x[part]), self._books, self.choices())
+        return codes
 
     def costs(self, x: Embeddings, prefix: Codes) -> NDArray[np.float32]:
-        return vq.costs(self._latents(x), prefix, self._books, self.choices())
+        residual.check_columns(x, self.columns_)
+        return vq.costs(self._model.encode(x), prefix, self._books, self.choices())
 
     def reconstruct(self, codes: Codes) -> NDArray[np.float32]:
         return self._model.decode(residual.reconstruct(codes, self._books))
@@ -128,10 +132,6 @@ class Autoencoding(Quantizing):
         self._books = model.quantizer.books()
         return self
 
-    def _latents(self, x: Embeddings) -> Floats:
-        residual.check_columns(x, self.columns_)
-        return self._model.encode(x)
-
 
 class Autoencoder(Model):
     """Rows are normalised, encoded, quantized, and decoded from the sum of their codewords."""
@@ -143,40 +143,25 @@ class Autoencoder(Model):
         encoder: nn.Sequential,
         quantizer: vq.ResidualVQ,
         decoder: nn.Sequential,
-        principal: bool = False,
     ) -> None:
         super().__init__()
-        self.of, self.normalizer, self.principal = of, normalizer, principal
+        self.of, self.normalizer = of, normalizer
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
-
-    def begin(self, rows: Floats, seed: int) -> None:
-        sample = _sample(rows, max(self.of.start_rows, *self.of.sizes), seed)
-        self.normalizer.learn(sample)
-        if self.principal:
-            axes = self._principal(sample[:: -(-len(sample) // PRINCIPAL_ROWS)])
-            straight = torch.eye(len(axes), device=axes.device)
-            network.carry(self.encoder, axes, straight)
-            network.carry(self.decoder, straight, axes.T)
-        self.quantizer.begin(self.encode(sample), seed, self.of.start)
-
-    def _principal(self, rows: Floats) -> Tensor:
-        """As many leading principal axes of the normalised rows as the latent has columns."""
-        x: Tensor = self.normalizer(tensor(rows).to(self._where())).double()
-        _, axes = torch.linalg.eigh(x.T @ x)
-        leading: Tensor = axes.flip(1)[:, : self.quantizer.dim].T
-        # An axis has no sign of its own: its largest number is positive.
-        largest = leading.gather(1, leading.abs().argmax(dim=1, keepdim=True))
-        return torch.mul(leading, largest.sign()).float()
 
     def latents(self, x: Tensor) -> Tensor:
         """What the quantizer gets of normalised rows."""
         z: Tensor = self.encoder(x)
         return z
 
+    def decoded(self, z: Tensor) -> Tensor:
+        """Normalised rows of what the quantizer gives."""
+        y: Tensor = self.decoder(z)
+        return y
+
     def losses(self, x: Tensor, progress: Tensor) -> dict[str, Tensor]:
         x = self.normalizer(x)
         found = self.quantizer(self.latents(x), progress)
-        gap = self.decoder(found.out).float() - x
+        gap = self.decoded(found.out).float() - x
         error = gap.square() if self.of.reconstruction == "mse" else gap.abs()
         reconstruction = error.sum(dim=1).mean()
         loss = reconstruction + self.of.beta * found.commitment + found.codebook
@@ -190,22 +175,22 @@ class Autoencoder(Model):
     def end_epoch(self, epoch: int, rng: torch.Generator, rows: Callable[[int], Tensor]) -> None:
         if self.of.revive:
             self.eval()
-            self.quantizer.revive(
-                self.latents(self.normalizer(rows(self.of.start_rows))), self.of.revive, rng
-            )
+            latents = self.latents(self.normalizer(rows(self.of.sample)))
+            self.quantizer.revive(latents, self.of.revive, rng)
 
     def codes(self, x: Tensor) -> Tensor:
         return self.quantizer.codes(self.latents(self.normalizer(x)))
 
     def encode(self, x: Floats) -> Floats:
         """The latents of any rows; a row's are a function of that row alone, to the bit."""
-        return network.rows_through(nn.Sequential(*self.normalizer, self.encoder), x, self._where())
+        return network.rows_through(nn.Sequential(*self.normalizer, self.encoder), x, self.where())
 
     def decode(self, z: Floats) -> Floats:
         """Rows from sums of codewords, in the input's own units."""
-        return self.normalizer.undo(network.rows_through(self.decoder, z, self._where()))
+        return self.normalizer.undo(network.rows_through(self.decoder, z, self.where()))
 
-    def _where(self) -> torch.device:
+    def where(self) -> torch.device:
+        """The device that it is on."""
         return next(self.parameters()).device
 
 
@@ -244,7 +229,8 @@ class Normalizer(nn.Sequential):
         return last
 
 
-def _sample(rows: Floats, count: int, seed: int) -> Floats:
+def sample_of(rows: Floats, count: int, seed: int) -> Floats:
+    """So many different rows, in their order; all, where there are fewer."""
     if len(rows) <= count:
         return rows
     return rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])]

@@ -85,6 +85,7 @@ class ResidualVQ(nn.Module):
         )
         # SimVQ (https://arxiv.org/abs/2411.02038): fixed tables, seen through one learned map a table.
         self.turns = nn.ParameterList(nn.Parameter(torch.eye(dim)) for _ in own if choices.simvq)
+        self.frozen = False
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
         for i, size in enumerate(own):
             self.register_buffer(f"used{i}", torch.zeros(size, dtype=torch.int64))
@@ -168,7 +169,7 @@ class ResidualVQ(nn.Module):
     def _count(self, level: int, codes: Tensor, r: Tensor) -> None:
         table = self._table(level)
         self.get_buffer(f"used{table}").scatter_add_(0, codes, torch.ones_like(codes))
-        if self.choices.update == "gradient":
+        if self.choices.update == "gradient" or self.frozen:
             return
         book, mass, sums = (
             self.tables[table],
@@ -181,6 +182,12 @@ class ResidualVQ(nn.Module):
         # A code that nothing chose for long keeps its place.
         alive = mass > 1e-9
         book.copy_(torch.where(alive[:, None], sums / mass.clamp_min(1e-9)[:, None], book))
+
+    def freeze(self, frozen: bool) -> None:
+        """Codebooks stay as they are until this is called again."""
+        self.frozen = frozen
+        learned = self.turns if self.choices.simvq else self.tables
+        learned.requires_grad_(not frozen and self.choices.update == "gradient")
 
     @torch.no_grad()
     def codes(self, z: Tensor) -> Tensor:
@@ -233,6 +240,12 @@ class ResidualVQ(nn.Module):
             mass.copy_(torch.from_numpy(share))
             self.get_buffer(f"sums{table}").copy_(book * mass[:, None])
 
+    def adopt(self, books: Sequence[Floats]) -> None:
+        """Codebooks from elsewhere, as they are."""
+        for level, book in enumerate(books):
+            self._put(level, book, np.arange(len(book)))
+        self.ready.fill_(True)
+
     @torch.no_grad()
     def revive(self, z: Tensor, below: float, rng: torch.Generator) -> Tensor:
         """Codes chosen less than `below` times the mean since the last call move onto rows of these latents.
@@ -241,6 +254,8 @@ class ResidualVQ(nn.Module):
         Returns how many codes moved.
         """
         moved = torch.zeros((), dtype=torch.int64, device=z.device)
+        if self.frozen:
+            return moved
         done: set[int] = set()
         r = F.normalize(z, dim=1) if self.choices.normalize else z
         for level in range(len(self.sizes)):
