@@ -1,4 +1,4 @@
-"""Laws of balanced assignment: bounds always, the optimum always, by brute force, by a flow and by its own proof."""
+"""Laws of balanced assignment: bounds and the optimum, by brute force, by a flow and by its own proof."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def check(x: Floats, centers: Floats, lo: int, hi: int, **options: Any) -> balan
     """Bounds, the cost that is stated, the proof, and slack: a price above nothing has a full code."""
     found = balanced_assign(x, centers, lo, hi, **options)
     sizes = np.bincount(found.labels, minlength=len(centers))
-    assert len(found.labels) == len(x) and sizes.min() >= lo and sizes.max() <= hi
+    assert len(found.labels) == len(x)
+    assert sizes.min() >= lo
+    assert sizes.max() <= hi
     costs = squares(x, centers)
     cost = costs[np.arange(len(x)), found.labels].sum()
     scale = np.square(x.astype(np.float64)).sum() + 1e-30
@@ -80,7 +82,7 @@ def check(x: Floats, centers: Floats, lo: int, hi: int, **options: Any) -> balan
 def test_sizes_are_within_bounds_and_the_cost_is_proved(
     n: int, k: int, distinct: int, parts: tuple[float, float]
 ) -> None:
-    """Fewer rows than codes, as many, no multiple, many duplicates, all rows equal; tight and loose bounds."""
+    """Fewer rows than codes, as many, no multiple, duplicates, all rows equal; tight and loose bounds."""
     x = rows(n, distinct=distinct)
     check(x, rows(k, seed=1), *bounds(n, k, *parts))
     check(x, x[np.arange(k) % n], *bounds(n, k, *parts))  # centres that are rows, and repeat
@@ -149,7 +151,8 @@ def test_balanced_kmeans_ends_with_the_optimum_for_its_centres(
     check(x, found.centers, 62, 63)
     assert found.assignment.cost == pytest.approx(check(x, found.centers, 62, 63).cost, rel=1e-9)
     again = balanced_kmeans(x, 16, 62, 63, iters=15)
-    assert (again.labels == found.labels).all() and (again.centers == found.centers).all()
+    assert (again.labels == found.labels).all()
+    assert (again.centers == found.centers).all()
 
 
 def test_more_starts_are_never_worse() -> None:
@@ -174,10 +177,10 @@ def test_the_squared_error_is_no_higher_than_k_means_constraineds() -> None:
 
 def test_sinkhorns_plan_has_uniform_marginals_and_its_form() -> None:
     costs = torch.from_numpy(squares(rows(50), rows(10, seed=1)))
-    plan = sinkhorn(costs, 5.0, 100)
+    plan = sinkhorn(costs, 30.0, 100)
     assert torch.allclose(plan.sum(dim=1), torch.full((50,), 1 / 50, dtype=plan.dtype))
     assert torch.allclose(plan.sum(dim=0), torch.full((10,), 1 / 10, dtype=plan.dtype), rtol=1e-4)
-    logs = (plan.log() + costs / 5.0).numpy()  # a number of the row plus one of the code
+    logs = (plan.log() + costs / 30.0).numpy()  # a number of the row plus one of the code
     assert np.ptp(logs - logs[:1] - logs[:, :1] + logs[0, 0]) < 1e-8
 
 
@@ -192,7 +195,9 @@ def test_sinkhorn_keeps_capacities(epsilon: float) -> None:
     for lo, hi in ((20, 21), (10, 25)):
         found = sinkhorn_assign(x, centers, lo, hi, epsilon=epsilon, iters=50)
         sizes = np.bincount(found.labels, minlength=10)
-        assert sizes.min() >= lo and sizes.max() <= hi and found.gap <= 1e-9
+        assert sizes.min() >= lo
+        assert sizes.max() <= hi
+        assert found.gap <= 1e-9
 
 
 # ----------------------------------------------------------------------------------------------- the plugin
@@ -206,7 +211,8 @@ def test_every_level_of_the_catalogue_is_balanced(solver: str) -> None:
         codes = t.fit_encode(data)
         for level, size in enumerate(t.sizes):
             sizes = np.bincount(codes[:, level], minlength=size)
-            assert sizes.min() >= 130 // size and sizes.max() <= -(-130 // size), (level, sizes)
+            assert sizes.min() >= 130 // size
+            assert sizes.max() <= -(-130 // size)
         assert np.isfinite(t.reconstruct(codes)).all()
         assert t.facts()["sizes"][0] == [32, 33]
     assert (codes == Tokenizer(solver=solver, levels=2, codebook_size=(4, 7), iters=3).fit_encode(data)).all()

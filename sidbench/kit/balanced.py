@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sidbench.errors import UsageError
 from sidbench.kit.device import full_precision
 from sidbench.kit.nearest import Floats, Index
-from sidbench.kit.pricing import Plan, Rows, Score, Squares, cheapest, newton, reprice, wrong
+from sidbench.kit.pricing import Plan, Rows, Scan, Score, Squares, cheapest, reprice, wrong
 from sidbench.kit.seeding import plus_plus
 from sidbench.kit.transport import Transport, Wide
 from sidbench.kit.workers import workers
@@ -30,7 +31,8 @@ HELD = 1 << 23  # costs held at once: the rows of a problem that is solved whole
 SAME = 1e-12  # costs that differ by no more than this part of the largest are the same
 MANY = 0.02  # the part of the rows at the wrong code that paths take over from Newton steps
 ROUGH, ROUNDS = 1e-2, 24  # while iterations gain more than this part, so many rounds of paths must do
-CLOSE, SCANS = 1e-3, 4  # like MANY, where a step takes a scan over more rows than are held; scans at most
+CLOSE, SCANS = 1e-3, 6  # like MANY, where a step takes a scan over more rows than are held; scans at most
+AT_LEAST = 6  # iterations over more rows than are held
 SETTLED = 1e-3  # the gain of an iteration at which a sample, or prices that follow, have no more to give
 
 
@@ -171,47 +173,39 @@ def assign(
     known = sample.costs(score, k)
     if prices is None:
         prices = _follow(sample, known, score, np.zeros(k), np.zeros(k), lo / n, hi / n)
-    best, left = prices, np.inf
-    for turn in range(SCANS):
-        sizes = rows.scan(score, prices).sizes / n
-        now = wrong(sizes, lo / n, hi / n)
-        if now < left:
-            best, left = prices, now
-        if now <= CLOSE:
+    error = sample.scan(score, prices).sizes / len(sample) - rows.scan(score, prices).sizes / n
+    prices = _follow(sample, known, score, prices, error, lo / n, hi / n)
+    return _repair(rows, score, *_near(rows, score, prices, lo, hi), lo, hi)
+
+
+def _near(rows: Rows, score: Score, prices: Wide, lo: int, hi: int) -> tuple[Wide, Scan]:
+    """Prices at which nearly all rows are where they should be, by Newton steps on rows in doubt."""
+    n, k = len(rows), len(prices)
+    best = prices, rows.scan(score, prices, exact=True)
+    for _ in range(SCANS):
+        prices, scan = best
+        if wrong(scan.sizes / n, lo / n, hi / n) <= CLOSE:
             break
-        if turn == 0:
-            error = sample.scan(score, prices).sizes / len(sample) - sizes
-            prices = _follow(sample, known, score, prices, error, lo / n, hi / n)
-        else:
-            prices = newton(known, prices, sizes, lo / n, hi / n)
-    return _repair(rows, score, best, lo, hi)
+        some = np.flatnonzero(_open(scan, hi, held(k)))
+        m, rest = len(some), scan.sizes - np.bincount(scan.labels[some], minlength=k)
+        known = rows.costs(score, k, some)
+        prices = reprice(known, prices, (lo - rest) / m, (hi - rest) / m, 0.2 * CLOSE * n / m, 6)
+        scan = rows.scan(score, prices, exact=True)
+        if wrong(scan.sizes / n, lo / n, hi / n) > 0.9 * wrong(best[1].sizes / n, lo / n, hi / n):
+            break
+        best = prices, scan
+    return best
 
 
-def _repair(rows: Rows, score: Score, prices: Wide, lo: int, hi: int) -> Assignment:
+def _repair(rows: Rows, score: Score, prices: Wide, scan: Scan, lo: int, hi: int) -> Assignment:
     """The optimum from prices near it: rows that have almost a choice take part, the rest is checked.
 
     Rows left out that are better off elsewhere, at the prices found, take part in the next round.
     """
     n, k = len(rows), len(prices)
     part, same = held(k), SAME * score.most
-    labels, own = np.zeros(0, dtype=np.int64), np.zeros(0)
-    chosen = np.zeros(n, dtype=bool)
-    done = True
+    chosen, done = _open(scan, hi, part), False
     while True:
-        scan = rows.scan(score, prices, exact=True)
-        if len(labels):
-            better = own + prices[labels] > scan.least + same
-            if done and not better.any():
-                bound = scan.least.sum() - float(np.where(prices > 0, hi, lo) @ prices)
-                return _proved(score, labels, prices, own.sum(), bound)
-            chosen |= better
-            part = part if done else min(2 * part, n)
-        if not len(labels) or not done:
-            chosen[np.argpartition(scan.margins, part - 1)[:part]] = True
-            for code in np.flatnonzero(scan.sizes > hi):  # whatever its rows cost to move
-                at = np.flatnonzero(scan.labels == code)
-                many = min(2 * int(scan.sizes[code] - hi), len(at))
-                chosen[at[np.argpartition(scan.margins[at], many - 1)[:many]]] = True
         some = np.flatnonzero(chosen)
         known = rows.costs(score, k, some)
         labels, own = scan.labels, scan.least - prices[scan.labels]
@@ -221,6 +215,26 @@ def _repair(rows: Rows, score: Score, prices: Wide, lo: int, hi: int) -> Assignm
         problem.center_prices()
         labels[some], own[some] = problem.labels, problem.own
         prices = problem.final_prices()
+        scan = rows.scan(score, prices, exact=True)
+        better = own + prices[labels] > scan.least + same
+        if done and not better.any():
+            bound = scan.least.sum() - float(np.where(prices > 0, hi, lo) @ prices)
+            return _proved(score, labels, prices, own.sum(), bound)
+        chosen |= better
+        if not done:
+            part = min(2 * part, n)
+            chosen |= _open(scan, hi, part)
+
+
+def _open(scan: Scan, hi: int, part: int) -> NDArray[np.bool_]:
+    """The rows with the smallest margins: of all rows so many, and of a code what it has too many of."""
+    chosen = np.zeros(len(scan.labels), dtype=bool)
+    chosen[np.argpartition(scan.margins, min(part, len(chosen)) - 1)[:part]] = True
+    for code in np.flatnonzero(scan.sizes > hi):
+        at = np.flatnonzero(scan.labels == code)
+        many = min(2 * int(scan.sizes[code] - hi), len(at))
+        chosen[at[np.argpartition(scan.margins[at], many - 1)[:many]]] = True
+    return chosen
 
 
 def _proved(score: Score, labels: Index, prices: Wide, cost: float, bound: float) -> Assignment:
@@ -277,7 +291,8 @@ def _many(
         score = Squares(centers, rows)
         prices = _follow(sample, sample.costs(score, k), score, prices, error, lo / n, hi / n)
         history.append(inertia)
-        if len(history) > 1 and abs(history[-2] - inertia) <= SETTLED * inertia:
+        # The inertia of sizes that are not yet right may stand still by chance.
+        if len(history) > AT_LEAST and abs(history[-2] - inertia) <= SETTLED * inertia:
             break
     return centers, prices, history
 
@@ -301,7 +316,7 @@ def _follow(
 def _problem(rows: Rows, known: Tensor, score: Score, prices: Wide, low: Index, high: Index) -> Transport:
     """A whole problem, ready for paths, with prices that Newton steps have brought near."""
     n = len(rows)
-    prices = reprice(known, prices, low / n, high / n, MANY)
+    prices = reprice(known, prices, low / n, high / n, MANY, 2)
     costs, same = known.cpu().numpy(), SAME * score.most
     labels = cheapest(rows, costs, prices, same)
     return Transport(costs, labels, prices, low, high, same=same, run=rows.run)

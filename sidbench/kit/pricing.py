@@ -22,7 +22,6 @@ TILE, STEP = 512, 1 << 25  # rows of a worker's tile; costs of one step on a dev
 SPANS = 64  # parts that are summed apart, so that the workers' timing changes nothing
 Bound = float | Wide
 BAND = 0.03  # the least part of the rows whose choice a Newton step takes for open
-STEPS = 4  # Newton steps at once
 NEWTON = 1 << 21  # costs that a step looks at
 SAMPLE, ENOUGH, TINY = 1 << 14, 1e-2, 1e-300  # Sinkhorn: rows of its sample, error of a share, least share
 REACH = 4.0  # how far a price may go in one step, in bands
@@ -234,9 +233,9 @@ def wrong(sizes: Wide, lo: Bound, hi: Bound) -> float:
     return float(np.maximum(sizes - hi, lo - sizes).clip(0).sum())
 
 
-def reprice(known: Tensor, prices: Wide, lo: Bound, hi: Bound, close: float) -> Wide:
-    """Prices that bring sizes to `lo` to `hi` but for a part of `close`, as far as a few Newton steps do."""
-    for _ in range(STEPS):
+def reprice(known: Tensor, prices: Wide, lo: Bound, hi: Bound, close: float, steps: int) -> Wide:
+    """Prices that bring sizes to `lo` to `hi` but for a part of `close`, or so many Newton steps to that."""
+    for _ in range(steps):
         sizes = _sizes(known, prices)
         if wrong(sizes, lo, hi) <= close:
             break
