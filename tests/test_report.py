@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import json
 import random
 import re
 import statistics
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -432,3 +434,51 @@ def test_the_terminal_table_fits_and_keeps_the_headline(width: int) -> None:
     ):
         assert needed in shown
     assert "…" not in shown
+
+
+# ---------------------------------------------------------------------------------------------- differences
+
+
+def places_of(record: RunRecord) -> dict[str, Any]:
+    """Where 2,000 users found their target, so that recall@10 is what the record says."""
+    rng = np.random.default_rng([record.key["seed"], len(record.label)])
+    hit = rng.random(2000) < record.metrics["recall@10"]
+    size = np.ones(2000, dtype=np.int32)
+    return {"user": np.arange(2000), "target_before": np.where(hit, 3, -1), "target_size": size}
+
+
+def test_rows_that_cannot_be_told_apart_are_named() -> None:
+    runs = [run("rq-kmeans", 0.50, seed=s) for s in range(3)] + [
+        run("rq-vae", 0.501, seed=s) for s in range(3)
+    ]
+    runs += [run("random", 0.2, seed=s) for s in range(3)]
+    page = leaderboard(runs, places_of)
+    assert "at 5%, not to be told apart: rq-vae and rq-kmeans." in page
+    assert "random and" not in page
+    assert re.search(r"\| random \| 0\.(2[89]|3[01])", page)
+    assert check(page, runs, places_of) == []
+    shown = io.StringIO()
+    for table in tables(runs, vectors=places_of):
+        Console(file=shown, width=200).print(table)
+    assert "not to be told apart: rq-vae and rq-kmeans" in shown.getvalue()
+
+
+def test_one_seed_is_said_to_know_no_noise_of_training() -> None:
+    runs = [run("rq-kmeans", 0.5), run("random", 0.2)]
+    page = leaderboard(runs, places_of)
+    assert "every two rows differ. With one seed the noise of training is not in it" in page
+
+
+def test_without_places_or_with_other_users_nothing_is_compared() -> None:
+    runs = [run("rq-kmeans", 0.5), run("random", 0.2)]
+
+    def gone(record: RunRecord) -> dict[str, Any]:
+        raise DataError("gone")
+
+    def others(record: RunRecord) -> dict[str, Any]:
+        return places_of(record) | {"user": np.arange(2000) + len(record.label)}
+
+    for vectors in (None, gone, others):
+        page = leaderboard(runs, vectors)
+        assert "Differences" not in page
+        assert "told apart" not in page

@@ -36,7 +36,7 @@ def readable(store: Store) -> list[RunRecord]:
 
 def write_board(store: Store) -> Path:
     """LEADERBOARD.md from all records of a results folder."""
-    text = render(readable(store))
+    text = render(readable(store), store.vectors)
     try:
         atomically(store.board, lambda f: f.write(text.encode()))
     except OSError as e:
@@ -68,7 +68,7 @@ def leaderboard(root: Path, *, check: bool, as_json: bool) -> int:
         raise SidbenchError(
             f"there is no board {store.board} ({e.strerror}); `sidbench leaderboard` writes it"
         ) from None
-    differences = compare(text, records) + [str(e) for e in broken]
+    differences = compare(text, records, store.vectors) + [str(e) for e in broken]
     if as_json:
         _say({"current": not differences, "differences": differences})
     else:

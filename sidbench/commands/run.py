@@ -47,7 +47,7 @@ def run(settings: Settings, *, redo: bool, dry_run: bool, as_json: bool, command
         sys.stdout.write(json.dumps([asdict(r) for r in records], indent=2) + "\n")
     else:
         console.print()
-        for table in tables(records, width=console.width):
+        for table in tables(records, width=console.width, vectors=plan.store.vectors):
             console.print(table)
         where = f"Board: {board}   Records: {plan.store.root / 'records'}"
         console.print(Text(where, style="dim"), soft_wrap=True)

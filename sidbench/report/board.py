@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,13 @@ from sidbench.errors import DataError
 from sidbench.metrics import Metric, metric
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from sidbench.record import RunRecord
+    from sidbench.report.differences import Difference
+
+#: Reads what lies beside a record: the place of every user's target.
+Vectors = Callable[["RunRecord"], Mapping[str, "NDArray[Any]"]]
 
 #: The cut-off of the headline, where it was evaluated; otherwise the largest one.
 HEADLINE = 10
@@ -87,6 +93,8 @@ class Table:
     agreed: dict[str, Any]
     records: tuple[RunRecord, ...]
     rows: tuple[Row, ...]
+    #: Every pair of rows by the headline, where the places of all users are at hand.
+    differences: tuple[Difference, ...] = ()
 
     @cached_property
     def cutoffs(self) -> list[int]:
@@ -157,12 +165,19 @@ class Table:
                 notes.append(f"No tokenizer here is above {', '.join(above)}, which needs no SIDs.")
         return notes
 
+    @property
+    def alike(self) -> dict[str, list[str]]:
+        """Of each row, those it cannot be told apart from; empty where nothing was compared."""
+        from sidbench.report.differences import alike
+
+        return alike(list(self.differences), [r.name for r in self.rows]) if self.differences else {}
+
 
 _KINDS: tuple[Literal["method", "floor", "reference"], ...] = ("method", "floor", "reference")
 
 
-def tables(records: Iterable[RunRecord]) -> list[Table]:
-    """Every comparable group of records as a table, in a fixed order."""
+def tables(records: Iterable[RunRecord], vectors: Vectors | None = None) -> list[Table]:
+    """Every comparable group of records as a table, in a fixed order; with `vectors`, rows are compared."""
     records = sorted(records, key=lambda r: r.id)
     for a, b in itertools.pairwise(records):
         if a.id == b.id:
@@ -178,7 +193,7 @@ def tables(records: Iterable[RunRecord]) -> list[Table]:
         if not any(agreement.items() <= group.items() for group in groups):
             groups.append(agreement)
     groups.sort(key=lambda g: json.dumps(g, sort_keys=True))
-    return [_table(g, [r for r in records if agreements[r.id].items() <= g.items()]) for g in groups]
+    return [_table(g, [r for r in records if agreements[r.id].items() <= g.items()], vectors) for g in groups]
 
 
 def value(record: RunRecord, name: str) -> float | None:
@@ -212,7 +227,7 @@ def _agreement(record: RunRecord) -> dict[str, str]:
     return {part: json.dumps(v, sort_keys=True) for part, v in parts.items()}
 
 
-def _table(group: dict[str, str], records: list[RunRecord]) -> Table:
+def _table(group: dict[str, str], records: list[RunRecord], vectors: Vectors | None) -> Table:
     found: dict[str, dict[int, RunRecord]] = {}
     # A seed is one sample: of several runs of it, one that succeeded and says its beam stands.
     for r in sorted(records, key=lambda r: (r.status == "ok", "beam" in r.facts, r.id)):
@@ -231,7 +246,31 @@ def _table(group: dict[str, str], records: list[RunRecord]) -> Table:
         mean = row.values[headline].mean if headline in row.values else -math.inf
         return (not row.seeds, -mean, row.name)
 
-    return Table(table.agreed, table.records, tuple(sorted(table.rows, key=place)))
+    rows = sorted(table.rows, key=place)
+    runs_of = dict(zip(names, by_row.values(), strict=True))
+    compared = _compared(table, [(r.name, runs_of[r.name]) for r in rows], vectors) if vectors else []
+    return Table(table.agreed, table.records, tuple(rows), tuple(compared))
+
+
+def _compared(table: Table, rows: list[tuple[str, list[RunRecord]]], vectors: Vectors) -> list[Difference]:
+    """Every pair of rows, the better one first, by the chance of a hit that each user had."""
+    from sidbench.metrics.ranks import item_recall
+    from sidbench.report.differences import differences
+
+    samples: dict[str, dict[int, Any]] = {}
+    users: set[bytes] = set()
+    for name, runs in rows:
+        for run in runs:
+            if run.status == "ok" and table.headline in run.metrics:
+                try:
+                    at = vectors(run)
+                except DataError:  # gone or torn: the run is redone next time, until then nothing is compared
+                    return []
+                users.add(at["user"].tobytes())
+                hit = item_recall(at["target_before"], at["target_size"], table._headline_cutoff)
+                samples.setdefault(name, {})[run.key["seed"]] = hit
+    # Other users make other pairs: nothing could be said of them.
+    return differences(samples) if len(users) == 1 and len(samples) > 1 else []
 
 
 def _row(name: str, runs: list[RunRecord]) -> Row:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from sidbench.report.board import Vectors
 from sidbench.report.markdown import STAMP, leaderboard
 
 if TYPE_CHECKING:
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 Cells = dict[tuple[str, str, str], dict[str, str]]
 
 
-def check(board: str, records: Iterable[RunRecord]) -> list[str]:
+def check(board: str, records: Iterable[RunRecord], vectors: Vectors | None = None) -> list[str]:
     """What differs between a board and its records, a line each; empty where they agree."""
-    expected = leaderboard(records)
+    expected = leaderboard(records, vectors)
     if board == expected:
         return []
     found = _stamped(board, expected) + _rows(_cells(board), _cells(expected))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sidbench.metrics import ABSENT, METRICS, Metric
 from sidbench.report import words
-from sidbench.report.board import CODES, COST, CUTOFF, QUALITY, Row, Table, tables
+from sidbench.report.board import CODES, COST, CUTOFF, QUALITY, Row, Table, Vectors, tables
 
 if TYPE_CHECKING:
     from sidbench.record import RunRecord
@@ -24,12 +24,12 @@ deviation over seeds. The [legend](#legend) says what each column means."""
 _ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 
 
-def leaderboard(records: Iterable[RunRecord]) -> str:
+def leaderboard(records: Iterable[RunRecord], vectors: Vectors | None = None) -> str:
     """The whole board: a section a comparable group, the legend, and the ids of the records."""
     records = list(records)
     if not records:
         return "# Leaderboard\n\nNo records yet: `sidbench run` makes some.\n"
-    groups = tables(records)
+    groups = tables(records, vectors)
     lines = ["# Leaderboard", "", _HOW, ""]
     shown: dict[str, Metric] = {}
     for table, heading in zip(groups, words.titles(groups), strict=True):
@@ -58,8 +58,8 @@ def _section(table: Table, shown: dict[str, Metric]) -> list[str]:
             shown.update({c.name: c for c in columns})
             lines += [f"### {name}", "", *_grid(table, rows, columns, by_level=name == "SIDs"), ""]
         if name == "Quality":
-            lines += [f"> {escape(note)}\n" for note in table.notes]
-            lines += _failures(table) + _cutoffs(table, shown)
+            lines += [f"> {escape(note)}\n" for note in [*table.notes, *words.alike(table)]]
+            lines += _failures(table) + _differences(table) + _cutoffs(table, shown)
     return [*lines, *_parameters(table)]
 
 
@@ -115,6 +115,29 @@ def _failures(table: Table) -> list[str]:
         return []
     lines = [f"- {escape(row.name)}, seed {f.seed}, {escape(f.reason)}" for row, f in failed]
     return ["**Failed runs**", "", *lines, ""]
+
+
+def _differences(table: Table) -> list[str]:
+    """Every row beside the first: how much less, and whether that is more than chance."""
+    first = table.rows[0].name
+    rows = [d for d in table.differences if d.a == first]
+    if not rows:
+        return []
+    show = table.columns([table.headline or ""])[0].show
+    lines = [
+        f"| {escape(d.b)} | {show(d.mean)} | {show(d.low)} to {show(d.high)} | {d.p:.4f} |" for d in rows
+    ]
+    head = f"| {escape(first)} less | {table.headline} | 95% interval | p, corrected |"
+    return [
+        "<details><summary>Differences to the first row</summary>",
+        "",
+        *[head, "| :-- | --: | --: | --: |", *lines],
+        "",
+        f"{words.COMPARISON}. The intervals are of each pair alone.",
+        "",
+        "</details>",
+        "",
+    ]
 
 
 def _cutoffs(table: Table, shown: dict[str, Metric]) -> list[str]:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from sidbench.metrics import Metric
 from sidbench.report import words
-from sidbench.report.board import Row, Table
+from sidbench.report.board import Row, Table, Vectors
 from sidbench.report.board import tables as comparable
 
 if TYPE_CHECKING:
@@ -53,9 +53,11 @@ _GAP = 2
 _STYLES = {"method": "", "floor": "dim", "reference": "dim"}
 
 
-def tables(records: Iterable[RunRecord], *, width: int = 100) -> list[RenderableType]:
+def tables(
+    records: Iterable[RunRecord], *, width: int = 100, vectors: Vectors | None = None
+) -> list[RenderableType]:
     """One table a comparable group, no wider than `width`, with its notes and failures below."""
-    groups = comparable(records)
+    groups = comparable(records, vectors)
     return [_rendered(table, title, width) for table, title in zip(groups, _titles(groups), strict=True)]
 
 
@@ -85,6 +87,7 @@ def _rendered(table: Table, title: str, width: int) -> RenderableType:
             cells.append(Text(text, style="bold green" if row.name in names_of_best else ""))
         grid.add_row(*cells, style=style)
     below = [Text(note, style="yellow") for note in table.notes]
+    below += [Text(note, style="dim") for note in words.alike(table)]
     below += [Text(f"{r.name}, seed {f.seed}, {f.reason}", style="red") for r in rows for f in r.failures]
     return Group(Text(title, style="bold"), grid, *below)
 

@@ -151,6 +151,29 @@ def _facets(table: Table) -> dict[str, str]:
     return out | {"device": f"device {hardware['device']}"}
 
 
+#: How rows are compared.
+COMPARISON = (
+    "Paired bootstrap over users, seeds as the outer cluster; p-values corrected for all pairs of rows (Holm)"
+)
+
+
+def alike(table: Table) -> list[str]:
+    """What cannot be told apart, in a line; nothing where rows were not compared."""
+    near = table.alike
+    if not near:
+        return []
+    pairs = [
+        f"{row} and {other}"
+        for place, (row, others) in enumerate(near.items())
+        for other in others
+        if list(near).index(other) > place
+    ]
+    seeds = max(len(r.seeds) for r in table.rows)
+    caution = "" if seeds > 1 else " With one seed the noise of training is not in it: --seeds 0,1,2."
+    said = f"not to be told apart: {'; '.join(pairs)}" if pairs else "every two rows differ"
+    return [f"By {table.headline}, at 5%, {said}.{caution}"]
+
+
 def parameters(params: dict[str, Any]) -> str:
     """`width 128, layers 4`: nested ones with a dot."""
     flat = {}

@@ -1,0 +1,90 @@
+"""Differences: which rows of a table differ by more than chance. Paired by user, seeds the outer cluster."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+DRAWS = 10_000
+#: The chance of calling a difference real that is none, over all pairs of a table together.
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Row a less row b in the mean of one number."""
+
+    a: str
+    b: str
+    mean: float
+    #: The middle 95% of the bootstrap's draws, for this pair alone.
+    low: float
+    high: float
+    #: Holm's correction over all pairs of the table.
+    p: float
+
+    @property
+    def real(self) -> bool:
+        return self.p < ALPHA
+
+
+def differences(samples: Mapping[str, Mapping[int, Floats]], draws: int = DRAWS) -> list[Difference]:
+    """Every pair of rows, of each row a number a user by seed; all rows have the same users in one order.
+
+    A draw takes seeds anew, then users anew, with replacement. Two rows with the same seeds share the draw
+    of seeds. The p-value is two-sided: twice the smaller share of draws on either side of zero.
+    """
+    found = [_pair(a, b, samples[a], samples[b], draws) for a, b in itertools.combinations(samples, 2)]
+    order = sorted(range(len(found)), key=lambda i: found[i].p)
+    worst, corrected = 0.0, dict.fromkeys(order, 0.0)
+    for place, i in enumerate(order):
+        worst = max(worst, min(1.0, (len(found) - place) * found[i].p))
+        corrected[i] = worst
+    return [Difference(d.a, d.b, d.mean, d.low, d.high, corrected[i]) for i, d in enumerate(found)]
+
+
+def _pair(a: str, b: str, one: Mapping[int, Floats], two: Mapping[int, Floats], draws: int) -> Difference:
+    rng = np.random.default_rng(0)
+    paired = sorted(one) == sorted(two)
+    if paired:
+        parts = [np.stack([one[seed] - two[seed] for seed in sorted(one)], axis=1)]
+    else:
+        parts = [np.stack([one[s] for s in sorted(one)], axis=1), -np.stack([two[s] for s in sorted(two)], 1)]
+    values = np.concatenate(parts, axis=1)
+    users, times = _patterns(values)
+    # Users with equal values are interchangeable: drawing how many of each there are is the same law.
+    means = rng.multinomial(len(values), times / len(values), size=draws) @ users / len(values)
+    drawn, first = np.zeros(draws), 0
+    for part in parts:
+        seeds = part.shape[1]
+        chosen = first + rng.integers(seeds, size=(draws, seeds))
+        drawn += np.take_along_axis(means, chosen, axis=1).mean(axis=1)
+        first += seeds
+    below, above = int((drawn <= 0).sum()), int((drawn >= 0).sum())
+    p = min(1.0, 2 * (min(below, above) + 1) / (draws + 1))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    mean = sum(float(part.mean()) for part in parts)
+    return Difference(a, b, mean, float(low), float(high), p)
+
+
+def _patterns(values: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """The distinct rows and how often each occurs."""
+    keys = np.zeros(len(values), dtype=np.int64)
+    for column in values.T:
+        level = np.unique(column, return_inverse=True)[1]
+        # Numbered anew each time: the product of all columns' levels need not fit into a number.
+        keys = np.unique(keys * (level.max() + 1) + level, return_inverse=True)[1]
+    first, times = np.unique(keys, return_index=True, return_counts=True)[1:]
+    return values[first], times
+
+
+def alike(found: list[Difference], rows: list[str]) -> dict[str, list[str]]:
+    """Of each row, those it cannot be told apart from, in the order of the rows."""
+    near = {frozenset((d.a, d.b)) for d in found if not d.real}
+    return {row: [other for other in rows if frozenset((row, other)) in near] for row in rows}

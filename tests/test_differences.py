@@ -1,0 +1,76 @@
+"""Laws of differences: real ones are found, none is made up, and the bootstrap is the one it claims to be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sidbench.report.differences import alike, differences
+
+Floats = NDArray[np.float64]
+
+
+def hits(rng: np.random.Generator, rate: float, users: int = 2000) -> Floats:
+    return (rng.random(users) < rate).astype(float)
+
+
+def test_a_clear_difference_is_real_and_a_row_does_not_differ_from_itself() -> None:
+    rng = np.random.default_rng(0)
+    a = {s: hits(rng, 0.5) for s in range(3)}
+    b = {s: hits(rng, 0.3) for s in range(3)}
+    ab, aa, ba = differences({"a": a, "b": b, "again": a})
+    assert (ab.a, ab.b, aa.b) == ("a", "b", "again")
+    assert ab.real
+    assert ba.real
+    assert ab.low < ab.mean < ab.high
+    assert abs(ab.mean - (np.mean([*a.values()]) - np.mean([*b.values()]))) < 1e-12
+    assert not aa.real
+    assert (aa.mean, aa.p) == (0, 1)
+    assert alike([ab, aa, ba], ["a", "b", "again"]) == {"a": ["again"], "b": [], "again": ["a"]}
+
+
+def test_drawing_patterns_is_drawing_users() -> None:
+    rng = np.random.default_rng(1)
+    one, two = hits(rng, 0.4, 500) * rng.choice([0.5, 1.0], 500), hits(rng, 0.45, 500)
+    (found,) = differences({"a": {0: one}, "b": {0: two}}, draws=20_000)
+    gap = one - two
+    plain = np.array([gap[rng.integers(500, size=500)].mean() for _ in range(20_000)])
+    assert found.low == pytest.approx(np.quantile(plain, 0.025), abs=0.003)
+    assert found.high == pytest.approx(np.quantile(plain, 0.975), abs=0.003)
+
+
+def test_seeds_that_disagree_widen_the_interval() -> None:
+    rng = np.random.default_rng(2)
+    base = {s: hits(rng, 0.4) for s in range(3)}
+    steady = {s: hits(rng, 0.44) for s in range(3)}
+    wild = {s: hits(rng, rate) for s, rate in enumerate((0.34, 0.44, 0.54))}
+    small, large = (differences({"a": base, "b": other})[0] for other in (steady, wild))
+    assert large.high - large.low > 2 * (small.high - small.low)
+
+
+def test_other_seeds_and_single_rows_are_compared_too() -> None:
+    rng = np.random.default_rng(3)
+    (found,) = differences({"a": {0: hits(rng, 0.6), 1: hits(rng, 0.6)}, "reference": {0: hits(rng, 0.3)}})
+    assert found.real
+    assert 0.25 < found.mean < 0.35
+
+
+def test_pure_chance_is_rarely_called_real() -> None:
+    rng = np.random.default_rng(4)
+    called = 0
+    for _ in range(40):
+        rows = {str(i): {s: hits(rng, 0.3, 400) for s in range(3)} for i in range(4)}
+        called += any(d.real for d in differences(rows, draws=1000))
+    assert called <= 8
+
+
+def test_holm_never_lowers_and_keeps_the_order() -> None:
+    rng = np.random.default_rng(5)
+    rows = {str(i): {0: hits(rng, 0.3 + 0.015 * i, 900)} for i in range(5)}
+    together = differences(rows, draws=2000)
+    assert len(together) == 10
+    for d in together:
+        (alone,) = differences({k: rows[k] for k in (d.a, d.b)}, draws=2000)
+        assert d.p >= alone.p
+    assert differences(rows, draws=2000) == together
