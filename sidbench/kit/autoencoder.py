@@ -212,18 +212,20 @@ class Normalizer(nn.Sequential):
         variance = np.square(rows - mean).mean(axis=0)
         if self.how != "standard":
             variance = np.full_like(variance, variance.mean())
-        last = self._last()
+        last = self.last
         last.mean.copy_(torch.from_numpy(mean))
         # A column that does not vary says nothing, at any scale.
         last.scale.copy_(torch.from_numpy(np.sqrt(np.where(variance > 0, variance, 1.0))))
 
     def undo(self, x: Floats) -> Floats:
         """Back to the input's units (rows that were brought to length one stay near it)."""
-        last = self._last()
+        last = self.last
         undone: Floats = x * last.scale.cpu().numpy() + last.mean.cpu().numpy()
         return undone
 
-    def _last(self) -> Standardize:
+    @property
+    def last(self) -> Standardize:
+        """The centring and scaling."""
         last = self[-1]
         assert isinstance(last, Standardize)
         return last

@@ -1,0 +1,236 @@
+"""rq-kmeans-plus: residual k-means whose codebooks and rows go on learning together, from a warm start."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from sidbench.dataset import Embeddings
+from sidbench.errors import DataError, UsageError
+from sidbench.kit import device, network, residual
+from sidbench.kit.autoencoder import Autoencoder, Autoencoding, Normalizer, sample_of
+from sidbench.kit.balanced import balanced_kmeans, bounds
+from sidbench.kit.kmeans import kmeans
+from sidbench.kit.vq import ResidualVQ
+from sidbench.sids import Codes
+from sidbench.tokenizer import read_about
+
+Floats = NDArray[np.float32]
+Width = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class RQKMeansPlus(Autoencoding):
+    """RQ-KMeans+: an RQ-VAE whose encoder begins as the identity, on the codebooks of a residual k-means.
+
+    The latent is x + f(x) with f zero at first, and so is the decoder's own part beside what it passes on:
+    before the first step every code is the one of the nearest centroid of the warm start, to the bit.
+    """
+
+    name = "rq-kmeans-plus"
+    paper = "https://arxiv.org/abs/2510.24431"
+    quick = {"epochs": 2, "hidden": (16,), "iters": 3}
+
+    #: rq-kmeans or rq-kmeans-balanced, fitted here; or a saved one's folder; or an .npz of codebook_0, ...
+    codebooks: str = "rq-kmeans"
+    #: Lloyd's iterations a level, where codebooks are fitted here.
+    iters: Annotated[int, Field(ge=1)] = 25
+    #: Layers of f, and in reverse of the decoder's own part.
+    hidden: tuple[Width, ...] = (256,)
+    #: What stays as it is for the first epochs.
+    freeze: Literal["none", "codebooks", "encoder"] = "none"
+    #: How many epochs that is.
+    freeze_epochs: Annotated[int, Field(ge=0)] = 1
+    #: Times that the catalogue is seen; 0 leaves the warm start as it is; auto: as many as make 1,000 steps.
+    epochs: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    #: The highest learning rate.
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+
+    auto_steps = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("shared", "normalize_residuals"):
+            if getattr(self, name):
+                raise UsageError(
+                    f"{self.name}: the codebooks of its start are not {name}; set {name} = false"
+                )
+        if self.distance != "euclidean":
+            raise UsageError(f"{self.name}: its start is Euclidean k-means; set distance = euclidean")
+
+    def build(self, columns: int) -> Bent:
+        rng = torch.Generator().manual_seed(self.seed)
+        layer = self.activation, self.dropout, self.batch_norm
+        there = network.mlp((columns, *self.hidden, columns), rng, *layer, zero_last=True)
+        back = network.mlp((columns, *self.hidden[::-1], columns), rng, *layer, zero_last=True)
+        return Bent(
+            self,
+            Normalizer("none", columns),
+            nn.Sequential(network.Standardize(columns), there),
+            ResidualVQ(self.sizes, columns, self.choices(), rng),
+            nn.Sequential(network.Standardize(columns), back),
+        )
+
+    def fit(self, x: Embeddings) -> Self:
+        books, codes = self._warm_start(x)
+        model = self.build(x.shape[1])
+        model.prepare(x, books, self.seed)
+        nearest = residual.encode(x, books)
+        # Codes that were placed as a whole need not be the nearest; a file's codes are not known.
+        self.agreement_ = None if codes is None else float((codes == nearest).all(axis=1).mean())
+        self.train(model, x)
+        self.columns_, self.weights_ = x.shape[1], network.tensors(model)
+        self._adopt(model)
+        self.kept_ = float((self.encode(x) == nearest).all(axis=1).mean())
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            **super().facts(),
+            "agreement_at_step_0": self.agreement_,
+            "codes_kept_by_training": self.kept_,
+        }
+
+    def _warm_start(self, x: Embeddings) -> tuple[list[Floats], Codes | None]:
+        """The codebooks, and the codes that whatever made them gave to these rows, where that is known."""
+        if self.codebooks in ("rq-kmeans", "rq-kmeans-balanced"):
+            return self._fitted(x)
+        path = Path(self.codebooks)
+        books = _from_npz(path, self.levels) if path.suffix == ".npz" else _from_folder(path)
+        found = [book.shape for book in books]
+        expected = [(size, x.shape[1]) for size in self.sizes]
+        if found != expected:
+            raise DataError(
+                f"{path.name} holds codebooks of shapes {found}; levels = {self.levels}, codebook_size = "
+                f"{self.codebook_size} and rows of {x.shape[1]} columns need {expected}: set levels and "
+                "codebook_size to what it holds, or make codebooks from these embeddings"
+            )
+        if not all(np.isfinite(book).all() for book in books):
+            raise DataError(f"{path.name} holds numbers that are not finite; make the codebooks again")
+        return books, None
+
+    def _fitted(self, x: Embeddings) -> tuple[list[Floats], Codes]:
+        where = str(device.resolve(self.device))
+        options: dict[str, Any] = {"iters": self.iters, "device": where}
+        if self.codebooks == "rq-kmeans":
+            books = residual.fit(
+                x,
+                self.sizes,
+                lambda left, k, level: kmeans(left, k, seed=self.seed + level, **options).centers,
+            )
+            return books, residual.encode(x, books)
+        # What is left over is by the balanced codes, and so are the codes that it starts from.
+        mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+        left: Floats = x - mean
+        books, codes = [], np.empty((len(x), self.levels), dtype=np.int32)
+        for level, size in enumerate(self.sizes):
+            lo, hi = bounds(len(x), size)
+            # A power of two that changes no digit, so that extreme values are near 1.
+            scale = np.float32(2.0 ** -np.clip(np.frexp(np.abs(left).max())[1], -126, 126))
+            found = balanced_kmeans(left * scale, size, lo, hi, seed=self.seed + level, **options)
+            codes[:, level] = found.labels
+            book = found.centers / scale
+            books.append(book + mean if level == 0 else book)
+            left = (left if level else x) - books[level][found.labels]
+        return books, codes
+
+
+class Bent(Autoencoder):
+    """Encoder and decoder that pass their input on, plus what they learn; codebooks from a warm start.
+
+    Rows are only scaled, by a power of two: no digit changes, and so no code.
+    """
+
+    def prepare(self, rows: Embeddings, books: list[Floats], seed: int) -> None:
+        """Everything as at step 0."""
+        assert isinstance(self.of, RQKMeansPlus)
+        sample = sample_of(rows, self.of.sample, seed)
+        ruler = Normalizer("center", rows.shape[1])
+        ruler.learn(sample)
+        spread = ruler.last.scale[0]
+        power = torch.exp2(torch.floor(torch.log2(spread))).clamp(2.0**-60, 2.0**60)
+        self.normalizer.last.scale.fill_(power)
+        for net in (self.encoder, self.decoder):
+            standardize = net[0]
+            assert isinstance(standardize, network.Standardize)
+            standardize.mean.copy_(ruler.last.mean / power)
+            standardize.scale.copy_(ruler.last.scale / power)
+        self.quantizer.adopt([book / power.numpy() for book in books])
+
+    def phase(self, epoch: int) -> Hashable:
+        assert isinstance(self.of, RQKMeansPlus)
+        frozen = self.of.freeze if epoch < self.of.freeze_epochs else "none"
+        self.encoder.requires_grad_(frozen != "encoder")
+        self.quantizer.freeze(frozen == "codebooks")
+        return frozen
+
+    def latents(self, x: Tensor) -> Tensor:
+        return x + super().latents(x).float()
+
+    def decoded(self, z: Tensor) -> Tensor:
+        return z + super().decoded(z).float()
+
+    def encode(self, x: Floats) -> Floats:
+        scaled: Floats = x / self.normalizer.last.scale.cpu().numpy()
+        return scaled + network.rows_through(self.encoder, scaled, self.where())
+
+    def decode(self, z: Floats) -> Floats:
+        return self.normalizer.undo(z + network.rows_through(self.decoder, z, self.where()))
+
+
+def _from_npz(path: Path, levels: int) -> list[Floats]:
+    """Codebooks in MiniOneRec's form: arrays codebook_0, codebook_1, ... of (codes, columns)."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise UsageError(f"codebooks = {path.name!r}: there is no such file") from None
+    except (OSError, ValueError) as e:
+        raise DataError(f"{path.name} cannot be read as .npz ({e})") from None
+    missing = [f"codebook_{level}" for level in range(levels) if f"codebook_{level}" not in found]
+    if missing:
+        raise DataError(
+            f"{path.name} has no {', '.join(missing)}; it holds {', '.join(sorted(found)) or 'nothing'}: set "
+            "levels to the number of codebooks in it"
+        )
+    books = []
+    for level in range(levels):
+        book = found[f"codebook_{level}"]
+        if book.ndim != 2 or book.dtype.kind != "f":
+            raise DataError(
+                f"{path.name}: codebook_{level} is {book.dtype} of shape {book.shape}; expected floats of "
+                "shape (codes, columns)"
+            )
+        books.append(np.ascontiguousarray(book, dtype=np.float32))
+    return books
+
+
+def _from_folder(path: Path) -> list[Floats]:
+    """The codebooks of a saved tokenizer that is a residual k-means."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not path.is_dir():
+        raise UsageError(
+            f"codebooks = {path.name!r} is no folder; expected rq-kmeans, rq-kmeans-balanced, the folder of "
+            "a saved one, or a .npz file"
+        )
+    about = read_about(path)
+    entries = about["state"].get("codebooks_", {}).get("list", [])
+    if not entries or about["params"].get("normalize_residuals"):
+        raise UsageError(
+            f"{path.name} holds a fitted {about['name']} that is no plain residual k-means; give the folder "
+            "of an rq-kmeans (without normalize_residuals) or an rq-kmeans-balanced"
+        )
+    try:
+        tensors = load_file(path / "tokenizer.safetensors")
+        return [np.asarray(tensors[entry["array"]], dtype=np.float32) for entry in entries]
+    except (OSError, KeyError, SafetensorError) as e:
+        raise DataError(f"the tokenizer in {path.name} cannot be read ({e}); fit it again") from None
