@@ -47,7 +47,7 @@ class FSQ(Trained):
     #: Rows in a step at most: small batches make up for what rounding takes from each gradient.
     batch_size: Annotated[int, Field(ge=1)] = 256
     #: The highest learning rate.
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-2
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-2
 
     #: Widths of the encoder's layers; the decoder has them in reverse.
     hidden: tuple[Width, ...] = (256, 128)
@@ -189,15 +189,17 @@ class Rounding(Model):
     def _cells(self, bounded: Tensor) -> Tensor:
         return torch.minimum((bounded * self.steps).floor(), self.steps - 1)
 
-    def _by_level(self, numbers: Tensor) -> Iterator[Tensor]:
-        return iter(numbers.split([len(steps) for steps in self.grid.levels], dim=1))
+    def _by_level(self, numbers: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(numbers, [len(steps) for steps in self.grid.levels], dim=1)
 
     def codes(self, x: Tensor) -> Tensor:
         cells = self._cells(torch.sigmoid(SLOPE * self.encoder(self.normalizer(x))))
         codes = []
         for steps, part in zip(self.grid.levels, self._by_level(cells), strict=True):
-            places = [math.prod(steps[at + 1 :]) for at in range(len(steps))]
-            codes.append(sum(part[:, at] * place for at, place in enumerate(places)))
+            code = part[:, 0]
+            for at, step in enumerate(steps[1:], start=1):
+                code = code * step + part[:, at]
+            codes.append(code)
         return torch.stack(codes, dim=1).long()
 
     def encode(self, x: Floats) -> Floats:
@@ -214,4 +216,4 @@ def _crowding(cells: Tensor) -> Tensor:
     cells = cells[:CROWD]
     lengths = cells.square().sum(dim=1)
     squares = lengths[:, None] + lengths - 2 * cells @ cells.T
-    return torch.exp(-0.5 * squares.clamp_min(0)).mean().log()
+    return torch.exp(-squares.clamp_min(0)).mean().log()
