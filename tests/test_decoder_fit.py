@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from sidbench import progress
+from sidbench import checkpoints, progress
 from sidbench.dataset import Corpus, Sequences
 from sidbench.decoder import Decoder
+from sidbench.decoder import course as course_module
 from sidbench.decoder import decoder as decoder_module
 from sidbench.decoder.inputs import Windows
 from sidbench.decoder.selection import expected_ndcg, some
@@ -121,6 +123,67 @@ def test_one_seed_one_result_and_the_global_state_is_left_alone() -> None:
     np.testing.assert_array_equal(rankings[0].groups, rankings[1].groups)
     np.testing.assert_array_equal(rankings[0].scores, rankings[1].scores)
     assert other.curve_ != first.curve_
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dropout": 0.1},
+        {"architecture": "causal", "tokens": "codes", "precision": "bf16", "dropout": 0.1},
+        {"architecture": "causal", "eval_every": 25, "label_smoothing": 0.1},
+    ],
+    ids=["tiger", "causal, bf16", "looks between checkpoints"],
+)
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sids, split = world()
+    decoder = small(**{"steps": 90, "eval_every": 20, **settings})
+    whole = decoder.replace().fit(sids, split)
+    monkeypatch.setattr(course_module, "CHECKPOINT_SECONDS", 0.0)
+    for at in (15, 47, 71):
+
+        def cut(stage: str, done: float, *_: Any, at: int = at) -> None:
+            if stage == "train" and done == at:
+                raise KeyboardInterrupt
+
+        with checkpoints.kept_in(tmp_path), progress.listening(cut), pytest.raises(KeyboardInterrupt):
+            decoder.replace().fit(sids, split)
+    seen: list[float] = []
+    with checkpoints.kept_in(tmp_path), progress.listening(lambda _, done, *__: seen.append(done)):
+        resumed = decoder.replace().fit(sids, split)
+    assert seen[0] == 71 // decoder.eval_every * decoder.eval_every + 1
+    pairs = list(zip(whole.model_.parameters(), resumed.model_.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert whole.curve_ == resumed.curve_
+    assert whole.facts() == resumed.facts()
+    with checkpoints.kept_in(tmp_path), pytest.raises(UsageError, match="of another fit"):
+        decoder.replace(seed=1).fit(sids, split)
+
+
+def test_a_budget_leaves_time_for_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    sids, split = world()
+    ticks = itertools.count()
+    # A clock on which every look takes a tenth of a second: some three looks a step, and two a search.
+    for module in (course_module, decoder_module):
+        monkeypatch.setattr(module, "now", lambda: next(ticks) / 10)
+    seen: list[tuple[float, float]] = []
+    with progress.listening(lambda _, done, total, __: seen.append((done, total))):
+        decoder = small(budget=60, steps=1, patience=1).fit(sids, split)
+    assert decoder.steps_ > 100
+    assert 15 <= len(decoder.curve_["valid_step"]) <= 20
+    assert decoder.curve_["valid_step"][-1] == decoder.steps_
+    searched = 0.1 / 100 * len(split.valid)
+    assert 59 < next(ticks) / 10 + searched < 61
+    assert seen[-1][1] == 60
+    assert hits(decoder, split.test) > 0.6
+
+
+def test_smoothing_changes_training_alone() -> None:
+    sids, split = world()
+    plain, smooth = (small(steps=80, eval_every=40, label_smoothing=s).fit(sids, split) for s in (0.0, 0.2))
+    assert smooth.curve_["loss"][-1] > plain.curve_["loss"][-1] + 0.1
+    assert hits(smooth, split.test) > 0.5
 
 
 def test_the_test_part_is_never_read() -> None:

@@ -14,9 +14,10 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import Self
 
-from sidbench import progress
+from sidbench import checkpoints, progress
 from sidbench.dataset import Sequences
 from sidbench.decoder.causal import Causal
+from sidbench.decoder.course import Course, now, owner_of
 from sidbench.decoder.inputs import Reader, Windows
 from sidbench.decoder.model import Model
 from sidbench.decoder.noise import Noise
@@ -93,7 +94,7 @@ class Decoder(Plugin):
     vocabulary: Literal["levels", "shared"] = "levels"
     #: One table for what is read and what is written.
     tied: bool = False
-    #: Sequences in a training step.
+    #: Sequences in a training step, taken in pieces that fit the cache: more of them need no more memory.
     batch: Count = 256
     #: The highest learning rate, at the end of the warm-up.
     learning_rate: Annotated[float, Field(gt=0)] = 1e-2
@@ -101,11 +102,15 @@ class Decoder(Plugin):
     warmup: Count = 50
     #: AdamW's; gains are left out.
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    #: How much of a target's weight goes to all codes alike, in training.
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     #: The gradient's norm is cut to this.
     clip: Annotated[float, Field(gt=0)] = 1.0
     #: Training steps, unless patience ends them sooner.
     steps: Count = 400
-    #: Steps between two validations.
+    #: Seconds for training and the search of all users, in place of steps and patience; 0 = no such limit.
+    budget: Annotated[float, Field(ge=0)] = 0.0
+    #: Steps between two validations; a budget has twenty.
     eval_every: Count = 50
     #: Validations in a row without a better one before training stops.
     patience: Count = 3
@@ -153,48 +158,64 @@ class Decoder(Plugin):
         self._prepare(sids)
         weights = Weights(self.model_, self._dtype, self.weight_decay, self.clip)
         self.model_: Model = weights.worker
-        noise = Noise(self.dropout, self.seed, self._device, self._dtype) if self.dropout else None
+        course = Course(weights, self.steps, self.eval_every, self.budget)
+        place = checkpoints.place()
+        folder = None if place is None else place / "decoder"
+        owner = owner_of(self.params(), sids, split, self._device)
+        if folder is not None:
+            course.resume(folder, owner, windows)
         valid = some(split.valid, self.valid_users)
-        curve: dict[str, list[float]] = {
-            key: [] for key in ("step", "loss", "valid_step", "valid_loss", "valid_ndcg@10")
-        }
-        best, best_weights, best_step, since = -1.0, weights.flat.clone(), 0, 0
-        recent: list[Tensor] = []
-        numbers: dict[str, float] = {}
-        targets = 0
-        for step in range(1, self.steps + 1):
+        noise = self._noise(course.step)
+        share = course.share()
+        while share < 1 and (self.budget or course.since < self.patience):
             batch = windows.next(self.batch)
-            targets += int(windows.counts[batch].sum())
-            recent.append(self._learn(windows, noise, batch))
-            weights.step(schedule(step - 1, self.steps, self.warmup, self.learning_rate))
-            if step % max(1, self.eval_every // 10) == 0:
-                numbers["loss"] = float(torch.stack(recent).mean())
-                if not math.isfinite(numbers["loss"]):
-                    raise SidbenchError(
-                        f"{self.name}: the training loss is {numbers['loss']} at step {step}; a lower "
-                        f"learning_rate than {self.learning_rate} or more warmup than {self.warmup} may help"
-                    )
-                curve["step"].append(step)
-                curve["loss"].append(numbers["loss"])
-                recent = []
-            if step % self.eval_every == 0 or step == self.steps:
-                ndcg, loss = self._validate(valid)
-                numbers["ndcg@10"] = ndcg
-                curve["valid_step"].append(step)
-                curve["valid_loss"].append(loss)
-                curve["valid_ndcg@10"].append(ndcg)
-                since += 1
-                if ndcg > best:
-                    best, best_weights, best_step, since = ndcg, weights.flat.clone(), step, 0
-            progress.report("train", step, self.steps, **numbers)
-            if since == self.patience:
-                break
-        weights.restore(best_weights)
+            course.targets += int(windows.counts[batch].sum())
+            course.recent.append(self._learn(windows, noise, batch))
+            weights.step(schedule(course.step, self._after_warmup(course), self.warmup, self.learning_rate))
+            course.step += 1
+            if course.step % max(1, self.eval_every // 10) == 0:
+                self._look(course)
+            share = course.share()
+            if course.validates(share):
+                before = now()
+                ndcg, loss, searched = self._validate(valid)
+                course.reserved = now() - before + searched / len(valid) * len(split.valid)
+                course.validated(ndcg, loss)
+                if folder is not None:
+                    course.save(folder, owner, windows)
+                # Anew after each validation: a training that goes on from there has the same.
+                noise = self._noise(course.step)
+                share = course.share()
+            done = (course.seconds, self.budget) if self.budget else (course.step, self.steps)
+            progress.report("train", *done, **course.numbers)
+        weights.restore(course.best_weights)
         self.model_.requires_grad_(False)
-        self.curve_, self.windows_ = curve, len(windows)
-        self.steps_, self.best_step_, self.sequences_seen_ = step, best_step, step * self.batch
-        self.targets_seen_ = targets
+        self.curve_, self.windows_ = course.curve, len(windows)
+        self.steps_, self.best_step_ = course.step, course.best_step
+        self.sequences_seen_, self.targets_seen_ = course.step * self.batch, course.targets
         return self
+
+    def _noise(self, step: int) -> Noise | None:
+        return Noise(self.dropout, self.seed, self._device, self._dtype, step) if self.dropout else None
+
+    def _after_warmup(self, course: Course) -> float:
+        """How much of what follows the warm-up is done."""
+        if self.budget:
+            return course.share()
+        return max(0, course.step - self.warmup) / max(1, self.steps - self.warmup)
+
+    def _look(self, course: Course) -> None:
+        """Note the loss; stop where it is no number."""
+        loss = float(torch.stack(course.recent).mean())
+        if not math.isfinite(loss):
+            raise SidbenchError(
+                f"{self.name}: the training loss is {loss} at step {course.step}; a lower "
+                f"learning_rate than {self.learning_rate} or more warmup than {self.warmup} may help"
+            )
+        course.numbers["loss"] = loss
+        course.curve["step"].append(course.step)
+        course.curve["loss"].append(loss)
+        course.recent = []
 
     def recommend(
         self,
@@ -295,16 +316,23 @@ class Decoder(Plugin):
             begin, end = windows.begin[piece], windows.end[piece]
             inputs = read(windows.items, begin, end, windows.users[piece])
             losses = negative_log_likelihood(
-                self.model_, inputs, codes, variable=self.trie_.variable, noise=noise
+                self.model_,
+                inputs,
+                codes,
+                variable=self.trie_.variable,
+                noise=noise,
+                smoothing=self.label_smoothing,
             )
             loss = losses.sum() / total
             loss.backward()  # type: ignore[no-untyped-call]
             parts.append(loss.detach())
         return torch.stack(parts).sum()
 
-    def _validate(self, valid: Targets) -> tuple[float, float]:
-        """NDCG@10 at item level and the mean loss a code, on the users that select."""
+    def _validate(self, valid: Targets) -> tuple[float, float, float]:
+        """NDCG@10 at item level and the mean loss a code, on the users that select; the seconds of search."""
+        start = now()
         groups, _ = self._search(valid.histories, valid.users, max(self.beam, 10), None, report=False)
+        searched = now() - start
         ndcg = expected_ndcg(groups, self.trie_.group_of[valid.items], np.diff(self.trie_.offsets), 10)
         loss, count = 0.0, 0
         for rows, inputs in self._chunks(valid.histories, valid.users, self._rows(1)):
@@ -313,7 +341,7 @@ class Decoder(Plugin):
                 losses = negative_log_likelihood(self.model_, inputs, codes, variable=self.trie_.variable)
             loss += float(losses.sum())
             count += self.trie_.count_codes(codes)
-        return float(ndcg.mean()), loss / count
+        return float(ndcg.mean()), loss / count, searched
 
     def _search(
         self,

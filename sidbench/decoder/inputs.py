@@ -109,6 +109,15 @@ class Windows:
         lengths = self.end[batch] - self.begin[batch]
         return batch[lengths.argsort(descending=True, stable=True)]
 
+    def state(self) -> dict[str, Tensor]:
+        """What is left of the epoch and where the generator stands, for a checkpoint."""
+        return {"order": self._order, "generator": self._generator.get_state()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self._order = state["order"]
+        self._generator.set_state(state["generator"])
+
     def targets(self, batch: Tensor) -> Tensor:
         """The items that are targets of these rows, row after row."""
         counts = self.counts[batch]

@@ -18,18 +18,20 @@ class Noise:
     masks cost a fraction of it, and `x & mask` no conversion. What stays is to be multiplied by `scale`.
     """
 
-    def __init__(self, rate: float, seed: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, rate: float, seed: int, device: torch.device, dtype: torch.dtype, part: int = 0
+    ) -> None:
         drop = round(rate * 65_536)
         self._below = drop - 32_768
         self.scale = 65_536 / (65_536 - drop)
         self._device = device
         # An integer as wide as the numbers that it masks.
         self._integer = torch.int16 if dtype == torch.bfloat16 else torch.int32
-        self._host = np.random.Generator(np.random.SFC64(seed))
+        self._host = np.random.Generator(np.random.SFC64([seed, part]))
         self._pool = torch.empty(0, dtype=self._integer, device=device)
         self._next = 0
         if device.type == "cuda":
-            self._generator = torch.Generator(device).manual_seed(seed)
+            self._generator = torch.Generator(device).manual_seed(part << 32 | seed)
 
     def mask(self, shape: torch.Size | tuple[int, ...]) -> Tensor:
         """A mask of its own for every call."""

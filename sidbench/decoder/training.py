@@ -58,21 +58,44 @@ class Weights:
         self._gradient.zero_()
         self.restore(self.flat)
 
+    def state(self) -> dict[str, Tensor]:
+        """The exact weights and the optimizer's moments, for a checkpoint."""
+        moments = {
+            f"{i}.{key}": t
+            for i, part in enumerate(self._parts)
+            for key, t in self._optimizer.state[part].items()
+        }
+        return {"flat": self.flat, **moments}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self.flat.copy_(state["flat"])
+        for i, part in enumerate(self._parts):
+            own = {key: t for key, t in state.items() if key.startswith(f"{i}.")}
+            self._optimizer.state[part] = {key.split(".", 1)[1]: t.to(part.device) for key, t in own.items()}
+        self.restore(self.flat)
+
     def restore(self, flat: Tensor) -> None:
         """Make the worker compute with these weights."""
         if self._worker_flat is not flat:
             self._worker_flat.copy_(flat)
 
 
-def schedule(step: int, steps: int, warmup: int, peak: float) -> float:
-    """Linear warm-up, then half a cosine to zero at the last step."""
+def schedule(step: int, share: float, warmup: int, peak: float) -> float:
+    """Linear warm-up, then half a cosine to zero at the end; `share` is how much of the latter is done."""
     if step < warmup:
         return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    return peak * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def negative_log_likelihood(
-    model: Model, inputs: Inputs, codes: Tensor, *, variable: bool, noise: Noise | None = None
+    model: Model,
+    inputs: Inputs,
+    codes: Tensor,
+    *,
+    variable: bool,
+    noise: Noise | None = None,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Of the SIDs `codes` (targets, levels) after these inputs, code by code. Zero after the end of a SID."""
     states = model.states(inputs, codes, noise).float()
@@ -80,7 +103,8 @@ def negative_log_likelihood(
     for level in range(codes.shape[1]):
         weights, start = model.head(level)
         logits = F.linear(states[:, level], weights)
-        losses.append(F.cross_entropy(logits, codes[:, level] + start, reduction="none"))
+        goal = codes[:, level] + start
+        losses.append(F.cross_entropy(logits, goal, reduction="none", label_smoothing=smoothing))
     out = torch.stack(losses, 1)
     if variable:
         ended = F.pad(codes[:, :-1] == 0, (1, 0))
