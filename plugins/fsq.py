@@ -39,7 +39,6 @@ class FSQ(Trained):
     """
 
     name = "fsq"
-    group = "FSQ's"
     paper = "https://arxiv.org/abs/2309.15505"
     quick = {"epochs": 3, "hidden": (16,)}
     auto_steps = 1000

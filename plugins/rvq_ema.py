@@ -30,7 +30,6 @@ class RVQEMA(Looped):
     """
 
     name = "rvq-ema"
-    group = "RVQ's"
     paper = "https://arxiv.org/abs/2107.03312"
     quick = {"epochs": 10}
     auto_steps = 500
