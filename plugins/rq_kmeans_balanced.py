@@ -14,6 +14,7 @@ from sidbench.errors import DataError
 from sidbench.kit import device, residual
 from sidbench.kit.balanced import balanced_kmeans, bounds, sinkhorn_assign
 from sidbench.kit.kmeans import kmeans
+from sidbench.progress import report
 from sidbench.sids import Codes
 from sidbench.tokenizer import Tokenizer
 
@@ -64,6 +65,7 @@ class RQKMeansBalanced(Tokenizer):
         self.balance_: list[list[int]] = []
         self.gaps_: list[float | None] = []
         for level, size in enumerate(self.sizes):
+            report("fit", level, self.levels)
             lo, hi = bounds(len(x), size, self.smallest, self.largest)
             # A power of two that changes no digit, so that no solver meets extreme values.
             scale = np.float32(2.0 ** -np.clip(np.frexp(np.abs(left).max())[1], -126, 126))
@@ -118,7 +120,7 @@ class RQKMeansBalanced(Tokenizer):
             "solver": self.solver,
             "device": self.device_,
             "bounds": self.bounds_,
-            "sizes": self.balance_,
+            "least_and_most": self.balance_,
             "duality_gap": self.gaps_,
         }
 

@@ -34,7 +34,7 @@ from sidbench.record import RunRecord, Store, run_id
 from sidbench.reference import Reference
 from sidbench.resolver import Resolver
 from sidbench.sids import Codes, SIDs
-from sidbench.tokenizer import Tokenizer
+from sidbench.tokenizer import RUN_FACTS, Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -245,7 +245,10 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
         "versions": provenance.versions(),
     }
     sids = SIDs(codes, tokenizer.sizes, corpus.item_ids, manifest=manifest)
-    run.facts.update(_plain(tokenizer.facts(), f"{tokenizer.name}.facts()"))
+    told = _plain(tokenizer.facts(), f"{tokenizer.name}.facts()")
+    if taken := sorted(RUN_FACTS & told.keys()):
+        raise ContractError(f"{tokenizer.name}.facts() names {', '.join(taken)}, which the run itself states")
+    run.facts.update(told)
 
     run.stage = "measure"
     numbers, run.levels = metrics.codebook_metrics(codes, sids.sizes)

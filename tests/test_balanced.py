@@ -214,7 +214,7 @@ def test_every_level_of_the_catalogue_is_balanced(solver: str) -> None:
             assert sizes.min() >= 130 // size
             assert sizes.max() <= -(-130 // size)
         assert np.isfinite(t.reconstruct(codes)).all()
-        assert t.facts()["sizes"][0] == [32, 33]
+        assert t.facts()["least_and_most"][0] == [32, 33]
     assert (codes == Tokenizer(solver=solver, levels=2, codebook_size=(4, 7), iters=3).fit_encode(data)).all()
 
 

@@ -17,7 +17,7 @@ from sidbench.errors import DataError, NotFittedError, SidbenchError
 from sidbench.plugin import configure
 from sidbench.testing.core import Check, bound, catalogue, raises, refusal_allowed, same, that, valid
 from sidbench.testing.state import GLOBALS, global_state, seeded
-from sidbench.tokenizer import Tokenizer
+from sidbench.tokenizer import RUN_FACTS, Tokenizer
 
 # Small enough for seconds; a tokenizer's `quick`, then the caller's parameters, come on top.
 SMALL: dict[str, Any] = {"levels": 3, "codebook_size": 16}
@@ -279,6 +279,8 @@ def check_global_state_is_left_alone(t: TokenizerSubject) -> None:
 def check_facts_are_json(t: TokenizerSubject) -> None:
     facts = t.fitted.facts()
     that(json.loads(json.dumps(facts)) == facts, f"facts() do not survive JSON: {facts}")
+    taken = sorted(RUN_FACTS & facts.keys())
+    that(not taken, f"facts() names {', '.join(taken)}, which a run states of itself: call it something else")
 
 
 def check_costs_are_finite_and_one_a_code(t: TokenizerSubject) -> None:
