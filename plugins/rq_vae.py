@@ -12,10 +12,11 @@ from sidbench.errors import UsageError
 from sidbench.kit.autoencoder import Autoencoder, Autoencoding, Normalization, Normalizer, sample_of
 from sidbench.kit.device import tensor
 from sidbench.kit.nearest import Floats
-from sidbench.kit.network import carries, carry, mlp
+from sidbench.kit.network import Activation, carries, carry, mlp
 from sidbench.kit.vq import ResidualVQ, Start
 
 PRINCIPAL_ROWS = 8192  # that principal axes are taken from, at most
+LEAST = 0.01  # scale of a latent's column next to the mean, however little varies along it
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
@@ -37,6 +38,10 @@ class RQVAE(Autoencoding):
     start: Start = "kmeans"
     #: First weights: networks begin as principal components, or orthogonal; auto: principal where they can.
     weights: Literal["auto", "principal", "orthogonal"] = "auto"
+    #: The encoder's learning rate as a share of lr; auto: 0.01 where it begins as principal axes, else 1.
+    encoder_pace: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
+    #: The activation between layers.
+    activation: Activation = "silu"
     #: The highest learning rate.
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-3
 
@@ -52,6 +57,7 @@ class RQVAE(Autoencoding):
             mlp((latent, *hidden[::-1], columns), rng, *layer),
             start=self.start,
             principal=self.first_weights(columns) == "principal",
+            encoder_pace=self.pace_of_encoder(columns),
         )
 
     def first_weights(self, columns: int) -> str:
@@ -66,6 +72,12 @@ class RQVAE(Autoencoding):
             )
         return "principal" if able and self.weights != "orthogonal" else "orthogonal"
 
+    def pace_of_encoder(self, columns: int) -> float:
+        """What `encoder_pace = auto` becomes for embeddings of this width."""
+        if self.encoder_pace != "auto":
+            return self.encoder_pace
+        return 0.01 if self.first_weights(columns) == "principal" else 1.0
+
     def layers(self, columns: int) -> tuple[tuple[int, ...], int]:
         """What `auto` becomes for embeddings of this width."""
         latent = min(32, columns) if self.latent == "auto" else self.latent
@@ -76,32 +88,46 @@ class RQVAE(Autoencoding):
 
     def facts(self) -> dict[str, Any]:
         hidden, latent = self.layers(self.columns_)
-        resolved = {"hidden": list(hidden), "latent": latent, "weights": self.first_weights(self.columns_)}
+        resolved = {
+            "hidden": list(hidden),
+            "latent": latent,
+            "weights": self.first_weights(self.columns_),
+            "encoder_pace": self.pace_of_encoder(self.columns_),
+        }
         return {**super().facts(), **resolved}
 
 
 class Coder(Autoencoder):
     """The autoencoder with its own start: weights from principal axes, codebooks from the first latents."""
 
-    def __init__(self, *parts: Any, start: Start, principal: bool) -> None:
+    def __init__(self, *parts: Any, start: Start, principal: bool, encoder_pace: float) -> None:
         super().__init__(*parts)
-        self.start, self.principal = start, principal
+        self.start, self.principal, self.encoder_pace = start, principal, encoder_pace
+
+    def pace(self) -> dict[str, float]:
+        return {"encoder": self.encoder_pace}
 
     def begin(self, rows: Floats, seed: int) -> None:
         sample = sample_of(rows, max(self.of.sample, *self.of.sizes), seed)
         self.normalizer.learn(sample)
         if self.principal:
-            axes = self._principal(sample[:: -(-len(sample) // PRINCIPAL_ROWS)])
+            axes, scale = self._principal(sample[:: -(-len(sample) // PRINCIPAL_ROWS)])
             straight = torch.eye(len(axes), device=axes.device)
-            carry(self.encoder, axes, straight)
-            carry(self.decoder, straight, axes.T)
+            carry(self.encoder, axes * scale[:, None], straight)
+            carry(self.decoder, straight, axes.T / scale)
         self.quantizer.begin(self.encode(sample), seed, self.start)
 
-    def _principal(self, rows: Floats) -> Tensor:
-        """As many leading principal axes of the normalised rows as the latent has columns."""
+    def _principal(self, rows: Floats) -> tuple[Tensor, Tensor]:
+        """As many leading principal axes of the normalised rows as the latent has columns, and their scales.
+
+        A column is scaled by its own spread: codebooks that are shared by all residuals fit a steep spectrum
+        better than a flat one, and fewer items come to share their codes.
+        """
         x: Tensor = self.normalizer(tensor(rows).to(self.where())).double()
-        _, axes = torch.linalg.eigh(x.T @ x)
+        squares, axes = torch.linalg.eigh(x.T @ x)
         leading: Tensor = axes.flip(1)[:, : self.quantizer.dim].T
         # An axis has no sign of its own: its largest number is positive.
         largest = leading.gather(1, leading.abs().argmax(dim=1, keepdim=True))
-        return torch.mul(leading, largest.sign()).float()
+        spread = squares.flip(0)[: self.quantizer.dim].clamp_min(0).sqrt()
+        scale = (spread / spread.mean().clamp_min(1e-30)).clamp_min(LEAST)
+        return torch.mul(leading, largest.sign()).float(), scale.float()

@@ -91,16 +91,17 @@ def test_what_auto_becomes() -> None:
 
 
 def test_principal_weights_begin_as_principal_components() -> None:
-    """Before any step the latent is the projection, and the decoder its transpose."""
+    """Before any step the latent is the projection, columns scaled by spread; the decoder undoes it."""
     x = unit_text(300, 40)
     centred = x - x.mean(axis=0)
-    axes = np.linalg.svd(centred.astype(np.float64), full_matrices=False)[2][:6]
+    _, spread, axes = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
+    axes, spread = axes[:6], spread[:6] / spread[:6].mean()
     for activation in ("relu", "gelu", "silu"):
         model = RQVAE(activation=activation, latent=6, hidden=(48, 16, 12), codebook_size=8).build(40)
         model.begin(x, seed=0)
         scale = float(model.normalizer[-1].scale[0])
         z = model.encode(x)
-        assert np.allclose(np.abs(z), np.abs(centred @ axes.T) / scale, atol=1e-3)
+        assert np.allclose(np.abs(z), np.abs(centred @ axes.T) * spread / scale, atol=1e-3)
         assert np.allclose(model.decode(z), centred @ axes.T @ axes + x.mean(axis=0), atol=1e-4)
 
 

@@ -41,7 +41,7 @@ class Looped(Tokenizer):
     #: What `epochs = auto` aims at: so many steps, within 5 to 1,000 epochs.
     auto_steps: ClassVar[int] = 2000
 
-    #: Times that the catalogue is seen; auto: as many as make 2,000 steps, but 5 to 1,000.
+    #: Times that the catalogue is seen; auto: as many as make the method's own number of steps, 5 to 1,000.
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     #: Rows in a step at most; an epoch is cut into equal batches, one batch where the catalogue is smaller.
     batch_size: Annotated[int, Field(ge=1)] = 1024
@@ -118,7 +118,7 @@ class _Loop:
         if found is None:
             with torch.no_grad():
                 self.model.begin(self.x, of.seed)
-        self.weights = Weights(self.model, self.how, self.steps)
+        self.weights = Weights(self.model, self.how, self.steps, self.model.pace())
         if found is not None:
             self._resume(*found)
         self.feed = Feed(self.x, self.batch, self.where)

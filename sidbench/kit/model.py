@@ -24,6 +24,10 @@ class Model(nn.Module, ABC):
     def begin(self, rows: Floats, seed: int) -> None:
         """Once, before the first step and not on resume: k-means initialisation from the rows, say."""
 
+    def pace(self) -> dict[str, float]:
+        """Children that learn at a share of the learning rate; the others take all of it."""
+        return {}
+
     def phase(self, epoch: int) -> Hashable:
         """Called before every epoch, on resume too: freeze or thaw here, by the number alone.
 

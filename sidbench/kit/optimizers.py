@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -38,9 +39,16 @@ class Weights:
     parts: a part is what lies together of one child of the model and is decayed (matrices) or is not
     (biases and gains). A part whose parameters do not require a gradient is frozen: not stepped, not
     decayed. Parameters that never required one are no part of the vector; a model may have no others.
+    `pace` names children that learn at a share of the rate.
     """
 
-    def __init__(self, model: nn.Module, learning: Learning | None, steps: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        learning: Learning | None,
+        steps: int,
+        pace: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if bool(named) != (learning is not None):
             raise ContractError(f"{len(named)} parameters require a gradient; learning() is {learning}")
@@ -53,7 +61,9 @@ class Weights:
         self._members: list[list[nn.Parameter]] = []
         groups: list[dict[str, Any]] = []
         at = 0
-        for (_, bare), pairs in groupby(zip(named, lengths, strict=True), key=lambda pair: _part(*pair[0])):
+        self._paces: list[float] = []
+        measured = zip(named, lengths, strict=True)
+        for (child, bare), pairs in groupby(measured, key=lambda pair: _part(*pair[0])):
             start, members = at, []
             for (_, p), length in pairs:
                 window = self.flat[at : at + p.numel()].view_as(p)
@@ -66,6 +76,7 @@ class Weights:
             part.grad = self.gradient[start:at]
             self.parts.append(part)
             self._members.append(members)
+            self._paces.append(pace.get(child, 1.0))
             groups.append(
                 {"params": [part], "weight_decay": 0.0 if bare or not learning else learning.weight_decay}
             )
@@ -73,14 +84,16 @@ class Weights:
         inside = {n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in trained}
         #: Buffers and untrained parameters: with `flat` all that the model is.
         self.others = {k: v for k, v in model.state_dict().items() if k not in inside}
-        # A tensor on a CUDA device, so that a captured step reads the rate of its own time.
-        self._rate = torch.zeros((), device=device) if device.type == "cuda" else None
+        # A tensor on a CUDA device, so that a captured step reads the rates of its own time.
+        self._rates = torch.zeros(len(groups), device=device) if device.type == "cuda" else None
+        self._shares = torch.tensor(self._paces, device=device)
         self.steps = steps
         if learning is not None:
             self.clip = learning.clip
             self.rates = rates(learning.schedule, learning.lr, steps, learning.warmup)
             make = _OPTIMIZERS[learning.optimizer]
-            self.optimizer = make(groups, 0.0 if self._rate is None else self._rate)
+            self.optimizer = make(groups, 0.0 if self._rates is None else self._rates[0])
+            self._share_out()
 
     def thaw(self) -> None:
         """Step the parts that require a gradient, and only those."""
@@ -95,11 +108,19 @@ class Weights:
 
     def rate(self, step: int) -> None:
         """Take the learning rate of this step."""
-        if self._rate is None:
-            for group in self.optimizer.param_groups if self.parts else ():
-                group["lr"] = self.rates[step]
-        elif self.parts:
-            self._rate.fill_(self.rates[step])
+        if not self.parts:
+            return
+        if self._rates is None:
+            for group, pace in zip(self.optimizer.param_groups, self._paces, strict=True):
+                group["lr"] = self.rates[step] * pace
+        else:
+            torch.mul(self._shares, self.rates[step], out=self._rates)
+
+    def _share_out(self) -> None:
+        """On a CUDA device, every part reads its own rate."""
+        if self._rates is not None:
+            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate
 
     def step(self) -> None:
         """Apply the gradient that was gathered, and forget it."""
@@ -124,9 +145,7 @@ class Weights:
             state.setdefault(int(number), {})[key] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        if self._rate is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._rate
+        self._share_out()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """All that the model is, by name."""
