@@ -39,7 +39,7 @@ class RQKMeansPlus(Autoencoding):
     quick = {"epochs": 2, "hidden": (16,), "iters": 3}
 
     #: rq-kmeans or rq-kmeans-balanced, fitted here; or a saved one's folder; or an .npz of codebook_0, ...
-    codebooks: str = "rq-kmeans"
+    codebooks: Literal["rq-kmeans", "rq-kmeans-balanced"] | Path = "rq-kmeans"
     #: Lloyd's iterations a level, where codebooks are fitted here.
     iters: Annotated[int, Field(ge=1)] = 25
     #: Layers of f, and in reverse of the decoder's own part.
@@ -100,9 +100,9 @@ class RQKMeansPlus(Autoencoding):
 
     def _warm_start(self, x: Embeddings) -> tuple[list[Floats], Codes | None]:
         """The codebooks, and the codes that whatever made them gave to these rows, where that is known."""
-        if self.codebooks in ("rq-kmeans", "rq-kmeans-balanced"):
+        if not isinstance(self.codebooks, Path):
             return self._fitted(x)
-        path = Path(self.codebooks)
+        path = self.codebooks
         books = _from_npz(path, self.levels) if path.suffix == ".npz" else _from_folder(path)
         found = [book.shape for book in books]
         expected = [(size, x.shape[1]) for size in self.sizes]

@@ -196,6 +196,8 @@ def _known_roots() -> list[Path]:
 
 def named_by_content(path: Path) -> str:
     """A file as a record's key has it: its name and a hash of what it holds, wherever it lies."""
+    if not path.exists():
+        raise DataError(f"there is no file or folder {path}; check the path, or the name that was meant")
     h = hashlib.sha256()
     for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
         try:

@@ -177,7 +177,8 @@ def _takes(hint: Any) -> str:
         kinds = list(dict.fromkeys(_takes(i) for i in inner if get_origin(i) is not tuple and _takes(i)))
         return " or ".join([*kinds, *(["a list of them"] if kinds and _holds_tuple(inner) else [])])
     if origin is tuple:
-        return f"list of {_takes(inner[0])}s" if _takes(inner[0]) else "list"
+        each = re.sub(r"^(integer|number)", r"\1s", _takes(inner[0]))
+        return f"list of {each}" if each else "list"
     return {bool: "true | false", int: "integer", float: "number", Path: "file"}.get(hint, "")
 
 
