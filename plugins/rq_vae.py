@@ -16,6 +16,7 @@ from sidbench.kit.network import Activation, carries, carry, mlp
 from sidbench.kit.vq import ResidualVQ, Start
 
 PRINCIPAL_ROWS = 8192  # that principal axes are taken from, at most
+STEEP = 1.25  # power of its own spread that scales a latent's column, where the encoder begins principal
 LEAST = 0.01  # scale of a latent's column next to the mean, however little varies along it
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
@@ -26,6 +27,7 @@ class RQVAE(Autoencoding):
     name = "rq-vae"
     paper = "https://arxiv.org/abs/2305.05065"
     quick = {"epochs": 3, "hidden": (16,), "latent": 8}
+    auto_steps = 600  # from principal axes, more steps gain little
 
     #: Columns of the latent; auto: 32, or the embedding's own number where that is smaller.
     latent: Width | Literal["auto"] = "auto"
@@ -120,14 +122,14 @@ class Coder(Autoencoder):
     def _principal(self, rows: Floats) -> tuple[Tensor, Tensor]:
         """As many leading principal axes of the normalised rows as the latent has columns, and their scales.
 
-        A column is scaled by its own spread: codebooks that are shared by all residuals fit a steep spectrum
-        better than a flat one, and fewer items come to share their codes.
+        A column is scaled by a power of its own spread: codebooks that all residuals of a level share fit a
+        steep spectrum better than a flat one, and fewer items come to share their codes.
         """
         x: Tensor = self.normalizer(tensor(rows).to(self.where())).double()
         squares, axes = torch.linalg.eigh(x.T @ x)
         leading: Tensor = axes.flip(1)[:, : self.quantizer.dim].T
         # An axis has no sign of its own: its largest number is positive.
         largest = leading.gather(1, leading.abs().argmax(dim=1, keepdim=True))
-        spread = squares.flip(0)[: self.quantizer.dim].clamp_min(0).sqrt()
+        spread = squares.flip(0)[: self.quantizer.dim].clamp_min(0) ** (STEEP / 2)
         scale = (spread / spread.mean().clamp_min(1e-30)).clamp_min(LEAST)
         return torch.mul(leading, largest.sign()).float(), scale.float()
