@@ -8,6 +8,8 @@ decide. Everywhere else every rounding gives the same answer. Ties go to the low
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -78,19 +80,12 @@ class Searcher:
 
     def nearest(self, level: int, r: Floats) -> Index:
         """The code of every row of one tile at one level."""
-        codes, limit, doubt = self.propose(level, r)
-        if len(doubt):
-            codes[doubt] = settle(self.books[level], r[doubt], limit[doubt])
-        return codes
-
-    def propose(self, level: int, r: Floats) -> tuple[Index, Floats, Index]:
-        """The code of every row, the score beyond which no other can be nearest, and the rows in doubt."""
-        book = self.books[level]
+        book, n = self.books[level], len(r)
         z = _tensor(book.centred(r, self.shifted))
-        codes, best, second = self._two_best(0, book, z, len(r))
+        codes, best, second = self._two_best(0, book, z, n)
         with np.errstate(all="ignore"):  # overflow gives inf or NaN here, and so doubt
             for block in range(1, len(book.blocks)):
-                code, first, other = self._two_best(block, book, z, len(r))
+                code, first, other = self._two_best(block, book, z, n)
                 second = np.minimum(np.minimum(second, other), np.maximum(best, first))
                 codes = np.where(first < best, code, codes)
                 best = np.minimum(best, first)
@@ -98,9 +93,16 @@ class Searcher:
             limit *= book.slope
             limit += book.offset
             limit += best
-            # Written so that a comparison with NaN is doubt too.
-            doubt = np.flatnonzero(~(second > limit)) if len(book) > 1 else np.empty(0, dtype=np.int64)
-        return codes, limit, doubt
+            doubt = np.flatnonzero(~(second > limit))  # written so that a comparison with NaN is doubt too
+        if len(doubt) and len(book) > 1:
+            if len(book.blocks) == 1:
+                scores = self.scores[len(book)].numpy()[doubt]  # all but the best, which is infinite by now
+                scores[np.arange(len(doubt)), codes[doubt]] = best[doubt]
+                found = [scores]
+            else:
+                found = [torch.addmm(b, z[doubt], p, alpha=-1).numpy() for b, p in book.blocks]
+            codes[doubt] = settle(book, r[doubt], found, limit[doubt])
+        return codes
 
     def _two_best(self, block: int, book: Codewords, z: torch.Tensor, n: int) -> tuple[Index, Floats, Floats]:
         """The best code of one block for every row, its score and the next best score."""
@@ -121,33 +123,31 @@ def _tensor(rows: Floats) -> torch.Tensor:
     return torch.from_numpy(rows) if rows.flags.writeable else tensor(rows)
 
 
-def settle(book: Codewords, r: Floats, limit: Floats) -> Index:
+def settle(book: Codewords, r: Floats, scores: Iterable[Floats], limit: Floats) -> Index:
     """The codes of rows in doubt: of all codewords that score up to the limit, the nearest by float64."""
-    z = _tensor(book.centred(r, np.empty_like(r)))
     best = np.full(len(r), np.inf)
     codes = np.zeros(len(r), dtype=np.int64)
-    for span, (bias, products) in zip(book.spans, book.blocks, strict=True):
-        scores = torch.addmm(bias, z, products, alpha=-1).numpy()
-        asked = ~(scores > limit[:, None]) & book.alive[span]
-        some = np.flatnonzero(asked.any(axis=1))
-        distance, code = closest(r[some], book.centers[span], asked[some])
-        better = distance < best[some]  # an equal one of a later block has a higher code
-        best[some[better]], codes[some[better]] = distance[better], code[better] + span.start
+    for span, some in zip(book.spans, scores, strict=True):
+        asked = ~(some > limit[:, None]) & book.alive[span]
+        row, code = np.nonzero(asked)
+        distance = distances(r, row, book.centers[span], code)
+        rows, distance, code = closest(row, distance, code)
+        better = distance < best[rows]  # an equal one of a later block has a higher code
+        best[rows[better]], codes[rows[better]] = distance[better], code[better] + span.start
     return codes
 
 
 def decide(r: Floats, centers: Floats, asked: NDArray[np.bool_]) -> Index:
     """Of the codewords asked about, the nearest to each row by float64 distance; a tie goes to the lowest."""
-    return closest(r, centers, asked)[1]
-
-
-def closest(r: Floats, centers: Floats, asked: NDArray[np.bool_]) -> tuple[Wide, Index]:
-    """The squared distance and the code of the nearest of the codewords asked about: at least one a row."""
     row, code = np.nonzero(asked)
-    distance = distances(r, row, centers, code)
+    return closest(row, distances(r, row, centers, code), code)[2]
+
+
+def closest(row: Index, distance: Wide, code: Index) -> tuple[Index, Wide, Index]:
+    """Of pairs in order of their rows: each row that has one, its least distance and the lowest such code."""
     order = np.lexsort((code, distance, row))
-    first = order[np.flatnonzero(np.diff(row, prepend=-1))]  # rows come in order, so their runs stay in place
-    return distance[first], code[first]
+    begin = np.flatnonzero(np.diff(row, prepend=-1))  # rows come in order, so their runs stay in place
+    return row[begin], distance[order[begin]], code[order[begin]]
 
 
 def distances(r: Floats, row: Index, centers: Floats, code: Index) -> Wide:

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from sidbench.errors import DataError, UsageError
 from sidbench.kit import beam as beams
 from sidbench.kit.device import tensor
-from sidbench.kit.nearest import Codewords, Floats, Index, Searcher, first_of_each
+from sidbench.kit.nearest import Codewords, Floats, Searcher, first_of_each
 from sidbench.kit.workers import workers
 from sidbench.progress import report
 from sidbench.sids import Codes
 
 # (what is left over, number of codes, level) -> that many codewords
 FitLevel = Callable[[Floats, int, int], Floats]
-SPAN = 1 << 14  # rows in one task of a worker
+SPAN, TASKS = 1 << 14, 16  # rows in one task of a worker; tasks in a call, if it has rows enough
 
 
 def fit(
@@ -85,7 +85,7 @@ def subtract_nearest(rows: Floats, book: Floats, out: Floats, *, device: str = "
             np.subtract(rows[tile], word[: len(codes)], out=out[tile])
 
     with workers() as run:
-        run(work, len(rows), SPAN)
+        run(work, len(rows), _span(len(rows), words.tile()))
 
 
 def encode(
@@ -108,46 +108,49 @@ def encode(
     return codes if beam == 1 else beams.improve(x, codes, words, beam, where)
 
 
+class _Greedy:
+    """One worker's buffers for the loop over the levels."""
+
+    def __init__(self, words: list[Codewords], normalize: bool) -> None:
+        self.words, self.normalize = words, normalize
+        self.searcher = Searcher(words)
+        shape = (self.searcher.tile, words[0].centers.shape[1])
+        self.left, self.word = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
+
+    def codes(self, r: Floats, out: Codes) -> None:
+        """Put the codes of a tile of rows into `out`."""
+        m = len(r)
+        if self.normalize:
+            r = unit(r, self.left[:m])
+        for level, book in enumerate(self.words):
+            found = self.searcher.nearest(level, r)
+            out[:, level] = found
+            if level + 1 < len(self.words):
+                np.take(book.centers, found, axis=0, out=self.word[:m], mode="clip")
+                r = np.subtract(r, self.word[:m], out=self.left[:m])
+                if self.normalize:
+                    unit(r, r)
+
+
 def _on_cores(x: Floats, words: list[Codewords], normalize: bool) -> Codes:
-    """Greedy codes by a worker a core. Rows in doubt at any level are decided again, together."""
+    """Greedy codes by a worker a core."""
     codes = np.empty((len(x), len(words)), dtype=np.int32)
     rows = tensor(x).numpy()
+    tile = min(book.tile() for book in words)
+    idle: list[_Greedy] = []
 
     def work(start: int, stop: int) -> None:
-        searcher = Searcher(words)
-        left, word = (np.empty((searcher.tile, x.shape[1]), dtype=np.float32) for _ in range(2))
-        again = []
-
-        def greedy(r: Floats, out: Codes, exact: bool) -> Index:
-            m, doubtful = len(r), []
-            if normalize:
-                r = unit(r, left[:m])
-            for level, book in enumerate(words):
-                if exact:
-                    found = searcher.nearest(level, r)
-                else:
-                    found, _, doubt = searcher.propose(level, r)
-                    doubtful.append(doubt)
-                out[:, level] = found
-                if level + 1 < len(words):
-                    np.take(book.centers, found, axis=0, out=word[:m], mode="clip")
-                    r = np.subtract(r, word[:m], out=left[:m])
-                    if normalize:
-                        unit(r, r)
-            return np.unique(np.concatenate(doubtful)) if doubtful else np.empty(0, dtype=np.int64)
-
-        for at in range(start, stop, searcher.tile):
-            end = min(at + searcher.tile, stop)
-            again.append(at + greedy(rows[at:end], codes[at:end], exact=False))
-        doubtful = np.concatenate(again)
-        for at in range(0, len(doubtful), searcher.tile):
-            which = doubtful[at : at + searcher.tile]
-            decided = np.empty((len(which), len(words)), dtype=np.int32)
-            greedy(rows[which], decided, exact=True)
-            codes[which] = decided
+        try:
+            mine = idle.pop()
+        except IndexError:  # as often as there are workers
+            mine = _Greedy(words, normalize)
+        for at in range(start, stop, tile):
+            end = min(at + tile, stop)
+            mine.codes(rows[at:end], codes[at:end])
+        idle.append(mine)
 
     with workers() as run:
-        run(work, len(x), SPAN)
+        run(work, len(x), _span(len(x), tile))
     return codes
 
 
@@ -242,8 +245,13 @@ def _units(rows: Floats, out: Floats) -> Floats:
             unit(rows[tile], out[tile])
 
     with workers() as run:
-        run(work, len(rows), SPAN)
+        run(work, len(rows), _span(len(rows), 1024))
     return out
+
+
+def _span(n: int, tile: int) -> int:
+    """Rows in one task of a worker: whole tiles, so many that no worker ends long before another."""
+    return tile * max(1, min(SPAN, n // TASKS) // tile)
 
 
 def check_columns(x: NDArray[np.float32], expected: int) -> None:
