@@ -46,6 +46,7 @@ def world(*, users: int = 300, variable: bool = False) -> tuple[SIDs, Split]:
 
 def small(**changes: Any) -> Decoder:
     settings = {
+        "architecture": "tiger",
         "width": 32, "heads": 2, "head_width": 16, "feed_forward": 64, "history": 4, "batch": 64,
         "steps": 120, "warmup": 10, "eval_every": 40, "valid_users": 100, "beam": 10, "device": "cpu",
     }  # fmt: skip
@@ -239,6 +240,7 @@ def test_ndcg_is_the_mean_over_all_orders_inside_shared_sids() -> None:
 def test_presets_are_known_by_name() -> None:
     assert Decoder.preset("quick") == Decoder()
     paper = Decoder.preset("paper", seed=3)
+    assert (Decoder().architecture, paper.architecture, paper.name) == ("causal", "tiger", "tiger")
     assert (paper.width, paper.heads, paper.head_width, paper.feed_forward) == (128, 6, 64, 1024)
     assert paper.seed == 3
     with pytest.raises(UsageError, match="did you mean 'quick'"):

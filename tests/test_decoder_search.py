@@ -20,6 +20,7 @@ from sidbench.errors import UsageError
 from sidbench.sids import SIDs
 
 SMALL = {
+    "architecture": "tiger",
     "width": 16, "encoder_layers": 1, "decoder_layers": 2, "heads": 2, "head_width": 8, "feed_forward": 24,
     "history": 4, "device": "cpu", "precision": "fp32", "beam": 3,
 }  # fmt: skip

@@ -52,6 +52,7 @@ class Decoder(Plugin):
         "quick": {},
         # Ten thousand items: minutes on a GPU.
         "standard": {
+            "architecture": "tiger",
             "width": 128, "encoder_layers": 2, "decoder_layers": 2, "heads": 4, "head_width": 32,
             "feed_forward": 512, "dropout": 0.1, "history": 20, "tokens": "codes", "batch": 256,
             "learning_rate": 1e-3, "warmup": 500, "steps": 20_000, "eval_every": 500, "patience": 8,
@@ -59,6 +60,7 @@ class Decoder(Plugin):
         },
         # The sizes of Rajput et al. 2023.
         "paper": {
+            "architecture": "tiger",
             "width": 128, "encoder_layers": 4, "decoder_layers": 4, "heads": 6, "head_width": 64,
             "feed_forward": 1024, "dropout": 0.1, "history": 20, "user_tokens": 2_000, "tokens": "codes",
             "batch": 256, "learning_rate": 1e-3, "warmup": 2_000, "steps": 200_000, "eval_every": 2_000,
@@ -66,8 +68,9 @@ class Decoder(Plugin):
         },
     }  # fmt: skip
 
+    # As many seconds, Recall@10: embedded dataset (three seeds) .495, Scientific .078; `tiger` .485 and .072.
     #: An encoder-decoder over windows, or a decoder over the stream of SIDs that learns all of it at once.
-    architecture: Literal["tiger", "causal"] = "tiger"
+    architecture: Literal["tiger", "causal"] = "causal"
     #: Numbers that stand for a token between layers.
     width: Count = 64
     #: Layers that read the history; `causal` over codes has these and the next ones in one.
@@ -95,7 +98,7 @@ class Decoder(Plugin):
     #: One table for what is read and what is written.
     tied: bool = False
     #: Sequences in a training step, taken in pieces that fit the cache: more of them need no more memory.
-    batch: Count = 256
+    batch: Count = 128
     #: The highest learning rate, at the end of the warm-up.
     learning_rate: Annotated[float, Field(gt=0)] = 1e-2
     #: Steps of linear warm-up; the rate then falls to zero at the last step.
