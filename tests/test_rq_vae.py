@@ -56,12 +56,12 @@ def test_every_form_keeps_the_laws_of_tokenizers(params: dict[str, Any]) -> None
 
 def test_defaults_do_not_collapse_and_reconstruct() -> None:
     x = unit_text(2000, 64)
-    fitted = RQVAE(epochs=40, codebook_size=128).fit(x)
+    fitted = RQVAE(epochs=40, batch_size=256, codebook_size=128).fit(x)
     codes = fitted.encode(x)
     used = [len(np.unique(codes[:, level])) / 128 for level in range(3)]
     assert min(used) > 0.9, used
     km = RQKMeans(codebook_size=128).fit(x)
-    assert relative_error(fitted, x) < 1.5 * relative_error(km, x)
+    assert relative_error(fitted, x) < 1.25 * relative_error(km, x)
     assert fitted.curves()["loss"][-1] < fitted.curves()["loss"][0]
 
 
@@ -95,7 +95,8 @@ def test_principal_weights_begin_as_principal_components() -> None:
     x = unit_text(300, 40)
     centred = x - x.mean(axis=0)
     _, spread, axes = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
-    axes, spread = axes[:6], spread[:6] / spread[:6].mean()
+    axes, spread = axes[:6], spread[:6] ** 1.25
+    spread /= spread.mean()
     for activation in ("relu", "gelu", "silu"):
         model = RQVAE(activation=activation, latent=6, hidden=(48, 16, 12), codebook_size=8).build(40)
         model.begin(x, seed=0)
