@@ -163,8 +163,10 @@ def recommender() -> Train:
                     loss.item()
                 optimizer.step()
 
+        # Its k-means ends when no centre moves, after minutes: where speed alone counts, on few rows.
+        start = torch.arange(min(20_000 if epochs > TIMED else 2048, len(x)))
         with torch.compiler.set_stance("force_eager"):
-            first = seconds(lambda: model.train()(items[torch.arange(min(20_000, len(x)))], 0.2))
+            first = seconds(lambda: model.train()(items[start], 0.2))
             spent = [seconds(epoch) for _ in range(epochs)]
         with torch.no_grad():
             found = model.eval().get_semantic_ids(items.x)
@@ -184,11 +186,15 @@ def lucidrains(**changes: Any) -> Train:
     def mlp(sizes: list[int]) -> nn.Sequential:
         parts: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(sizes):
-            parts += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+            linear = nn.Linear(fan_in, fan_out)
+            nn.init.xavier_normal_(linear.weight)  # torch's own start is too small for ten layers
+            parts += [linear, nn.ReLU()]
         return nn.Sequential(*parts[:-1])
 
     def train(x: Floats, epochs: int) -> Trained:
-        rows, sizes = torch.from_numpy(x), [x.shape[1], *HIDDEN, LATENT]
+        # Centred and at unit variance: with rows as they are its error is .34, not .23.
+        mean, scale = x.mean(axis=0), x.std()
+        rows, sizes = torch.from_numpy((x - mean) / scale), [x.shape[1], *HIDDEN, LATENT]
         encoder, decoder = mlp(sizes), mlp(sizes[::-1])
         quantizer = ResidualVQ(dim=LATENT, num_quantizers=LEVELS, codebook_size=K, **changes)
         model = nn.ModuleList([encoder, quantizer, decoder])
@@ -213,7 +219,8 @@ def lucidrains(**changes: Any) -> Train:
         with torch.no_grad():
             model.eval()
             out, codes, _ = quantizer(encoder(rows)[None])
-            return Trained(spent, first, codes[0].int().numpy(), decoder(out[0]).numpy())
+            made = decoder(out[0]).numpy() * scale + mean
+            return Trained(spent, first, codes[0].int().numpy(), made)
 
     return train
 
