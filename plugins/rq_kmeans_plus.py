@@ -48,12 +48,12 @@ class RQKMeansPlus(Autoencoding):
     freeze: Literal["none", "codebooks", "encoder"] = "none"
     #: How many epochs that is.
     freeze_epochs: Annotated[int, Field(ge=0)] = 1
-    #: Times that the catalogue is seen; 0 leaves the warm start as it is; auto: as many as make 1,000 steps.
+    #: Times that the catalogue is seen; 0 leaves the warm start as it is; auto: as many as make 600 steps.
     epochs: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     #: The highest learning rate.
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
 
-    auto_steps = 1000
+    auto_steps = 600
 
     def __post_init__(self) -> None:
         super().__post_init__()
