@@ -129,7 +129,8 @@ def code_of(*plugins: type[Plugin]) -> str:
 
 def _params(plugin: Plugin) -> dict[str, Any]:
     """Parameters as JSON has them; seed and device stand elsewhere in the key."""
-    own = {k: v for k, v in plugin.params().items() if k not in ("seed", "device")}
+    left_out = {"seed", "device", *plugin.incidental}
+    own = {k: v for k, v in plugin.params().items() if k not in left_out}
     return {k: _plain(v, f"{plugin.name}.{k}") for k, v in own.items()}
 
 
@@ -233,7 +234,9 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
     tokenizer = task.method.replace()
     run.facts.update(sizes=list(tokenizer.sizes), floor=tokenizer.floor, encode_chunk=ENCODE_CHUNK)
 
-    codes, again = _codes(tokenizer, task, bench, run, store.unfinished(key))
+    # What was cut off goes on from its last checkpoint; by other code it starts anew.
+    unfinished = store.unfinished(key) / task.code()
+    codes, again = _codes(tokenizer, bench, run, unfinished)
     manifest = {
         "method": key["method"],
         "params": key["params"],
@@ -268,7 +271,7 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
     run.facts["sid_sizes"] = list(resolved.sizes)
 
     decoder = task.decoder.replace()
-    with run.timed("train", bench.device) as train:
+    with run.timed("train", bench.device) as train, checkpoints.kept_in(unfinished):
         decoder.fit(resolved, bench.learning)
     run.facts["decoder"] = decoder.facts()
     run.measured["decoder_seconds"] = train.seconds
@@ -289,9 +292,7 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
     shutil.rmtree(store.unfinished(key), ignore_errors=True)
 
 
-def _codes(
-    tokenizer: Tokenizer, task: Task, bench: Bench, run: _Run, unfinished: Path
-) -> tuple[Codes, Codes | None]:
+def _codes(tokenizer: Tokenizer, bench: Bench, run: _Run, unfinished: Path) -> tuple[Codes, Codes | None]:
     """The catalogue's codes, and what `encode` alone says of the same items, where it can say anything."""
     x = bench.corpus.embeddings.view(np.ndarray)
     if tokenizer.supports("codes_of"):
@@ -299,8 +300,7 @@ def _codes(
             codes = tokenizer.codes_of(bench.corpus.item_ids)
         run.measured["peak_memory_mb"] = fit.peak_mb
         return codes, None
-    # A fit that was cut off goes on where its last checkpoint stands; one by other code starts anew.
-    with run.timed("fit", bench.device) as fit, checkpoints.kept_in(unfinished / task.code()):
+    with run.timed("fit", bench.device) as fit, checkpoints.kept_in(unfinished):
         codes = tokenizer.fit_encode(x)
     run.measured["fit_seconds"] = fit.seconds
     with run.timed("encode", bench.device) as encode:

@@ -81,6 +81,8 @@ def _try_decoder(task: Task, bench: Bench) -> float:
     assert isinstance(task.method, Tokenizer)
     assert task.decoder is not None
     decoder, learning = task.decoder, bench.learning
+    if decoder.budget:  # training leaves of it what the search will take
+        return decoder.budget
     warm_up(decoder)
     moments: list[float] = []
 

@@ -28,6 +28,8 @@ class Plugin:
     name: ClassVar[str] = ""
     #: The heading over the parameters that a shared base declares, in `sidbench list --params`.
     group: ClassVar[str] = ""
+    #: Parameters that decide nothing of the result: another value is the same run.
+    incidental: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -156,6 +158,9 @@ def _own_config(hint: Any) -> bool:
 def _explain(name: str, key: str, value: Any, error: ValidationError) -> str:
     # Of a union, the half that is of the value's own type: that a number is no tuple says nothing.
     found = error.errors()
+    if isinstance(value, str) and "," in value and any("tuple" in f"{e['loc']} {e['type']}" for e in found):
+        return f"{name}.{key} = {value!r} does not fit: write a list as [{value}]"
     near = [e for e in found if not e["type"].endswith("_type")] or found
-    said = "; ".join(dict.fromkeys(e["msg"] for e in near))
+    # A list that is too short lacks the field of some number.
+    said = "; ".join(dict.fromkeys("too few values" if e["type"] == "missing" else e["msg"] for e in near))
     return f"{name}.{key} = {value!r} does not fit: {said}"

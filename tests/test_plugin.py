@@ -153,3 +153,21 @@ def test_of_a_union_only_the_half_that_was_meant_is_told(size: Any, said: str, u
         configure(Sized, {"size": size})
     assert said in str(caught.value)
     assert unsaid not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("16,32", r"write a list as \[16,32\]"),
+        ((1,), "too few values"),
+        ((1, 2, 3), "at most 2"),
+    ],
+)
+def test_a_list_that_is_none_or_too_short_says_how_it_is_written(value: Any, said: str) -> None:
+    class Pair(Plugin):
+        name = "pair"
+
+        both: tuple[int, int] = (1, 2)
+
+    with pytest.raises(UsageError, match=said):
+        Pair(both=value)

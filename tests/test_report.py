@@ -195,7 +195,7 @@ def test_what_was_evaluated_is_said() -> None:
     assert "19,000 users evaluated" in text
     assert "loaded with `ties file`" in text
     assert "- **Notes**: 12 ties; 7 users too short" in text
-    assert "the encoder reads item tokens" in text
+    assert "histories read as item tokens" in text
     assert any("ties file" in h for h in lines(text, "## "))
     assert any("ties id" in h for h in lines(text, "## "))
 

@@ -68,7 +68,7 @@ def decoder(table: Table) -> str:
     d = table.agreed.get("decoder")
     if not d:
         return "none"
-    reads = {"codes": ["the encoder reads code tokens"], "items": ["the encoder reads item tokens"]}
+    reads = {"codes": ["histories read as code tokens"], "items": ["histories read as item tokens"]}
     return ", ".join(
         [
             f"{_named(d['name'], d['params'])}, preset {code(d['preset'])}",
