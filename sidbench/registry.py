@@ -216,7 +216,7 @@ def load_dataset(spec: str, params: dict[str, Any] | None = None) -> Corpus:
         raise DataError(f"dataset {spec!r} does not load: {type(e).__name__}: {e} ({where})") from e
 
 
-def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """A fitted tokenizer from disk, its class found by the name it was saved under."""
+def load_tokenizer(folder: Path | str, device: str = "auto") -> Tokenizer:
+    """A fitted tokenizer from disk, its class found by name, to run on `device` wherever it was fitted."""
     cls = find("tokenizer", str(read_about(Path(folder))["name"]))
-    return cast(Tokenizer, cls.load(folder))
+    return cast(Tokenizer, cls.load(folder, device))

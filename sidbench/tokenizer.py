@@ -155,14 +155,21 @@ class Tokenizer(Plugin, ABC):
             "name": self.name,
             "sidbench": __version__,
             # A file by its name: where it lay says nothing elsewhere, and what came of it is in the state.
-            "params": {k: v.name if isinstance(v, Path) else v for k, v in self.params().items()},
+            # Nor does the device that it was fitted on, which `facts` keep.
+            "params": {
+                **{k: v.name if isinstance(v, Path) else v for k, v in self.params().items()},
+                "device": "auto",
+            },
             "state": layout,
         }
         (folder / "tokenizer.json").write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
-    def load(cls: type[T], folder: Path | str) -> T:
-        """Read what `save` of this class wrote (`registry.load_tokenizer` finds the class by name)."""
+    def load(cls: type[T], folder: Path | str, device: str = "auto") -> T:
+        """Read what `save` of this class wrote, to run on `device`, wherever it was fitted.
+
+        `registry.load_tokenizer` finds the class by name.
+        """
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
@@ -175,7 +182,7 @@ class Tokenizer(Plugin, ABC):
             state = {key: _take(entry, tensors) for key, entry in about["state"].items()}
         except (OSError, KeyError, SafetensorError) as e:
             raise DataError(f"the tokenizer in {folder} cannot be read ({e}); fit it again") from None
-        fitted: T = cls(**about["params"]).restore(state)
+        fitted: T = cls(**{**about["params"], "device": device}).restore(state)
         return fitted
 
 

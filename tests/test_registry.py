@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import pickle
 import subprocess
@@ -264,6 +265,29 @@ def test_a_fitted_tokenizer_is_loaded_by_its_name(tmp_path: Path) -> None:
     fitted = registry.find("tokenizer", "rq-kmeans")(levels=2, codebook_size=4).fit(x)
     fitted.save(tmp_path)
     assert (registry.load_tokenizer(tmp_path).encode(x) == fitted.encode(x)).all()
+
+
+@pytest.mark.parametrize("name", ["rq-kmeans", "opq", "fsq"])
+def test_a_tokenizer_fitted_on_a_device_loads_where_that_is_not(name: str, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    cls = registry.find("tokenizer", name)
+    fitted = cls(**{**cls.quick, "levels": 2, "codebook_size": 4, "device": "cpu"}).fit(x)
+    codes, facts = fitted.encode(x), fitted.facts()
+    fitted.device = "cuda:99"
+    fitted.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    about = json.loads(path.read_text())
+    assert about["params"]["device"] == "auto"
+    about["params"]["device"] = "cuda:99"  # as it once was kept
+    for _ in range(2):
+        loaded = registry.load_tokenizer(tmp_path)
+        assert loaded.device == "auto"
+        assert (loaded.encode(x) == codes).all()
+        assert loaded.facts() == facts
+        path.write_text(json.dumps(about))
+    assert registry.load_tokenizer(tmp_path, device="cpu").device == "cpu"
+    with pytest.raises(UsageError, match=r"cuda:99.*is not there"):
+        registry.load_tokenizer(tmp_path, device="cuda:99").encode(x)
 
 
 def test_a_base_without_a_name_that_others_of_the_file_share_is_not_broken(

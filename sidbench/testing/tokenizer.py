@@ -181,7 +181,7 @@ def check_the_input_is_left_untouched(t: TokenizerSubject) -> None:
 def check_saved_and_loaded_gives_equal_codes(t: TokenizerSubject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         t.fitted.save(folder)
-        loaded = t.cls.load(Path(folder))
+        loaded = t.cls.load(Path(folder), device=t.fitted.device)
     that(loaded == t.fitted, f"loaded parameters differ: {loaded!r} for {t.fitted!r}")
     x = np.concatenate([t.x, catalogue(100, t.x.shape[1], seed=5)])
     codes = t.fitted.encode(x)
