@@ -57,7 +57,7 @@ class OPQ(Tokenizer):
         return self
 
     def encode(self, x: Embeddings) -> Codes:
-        return residual.encode(x, self.codebooks_)
+        return residual.encode(x, self.codebooks_, device=str(device.resolve(self.device)))
 
     def costs(self, x: Embeddings, prefix: Codes) -> NDArray[np.float32]:
         """The squared error that is left after the prefix and each next code."""

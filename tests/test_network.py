@@ -136,6 +136,25 @@ def test_rows_may_lie_on_disk(tmp_path: Path) -> None:
     assert (network.rows_through(net, mapped, CPU) == network.rows_through(net, x, CPU)).all()
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_rows_at_the_end_of_float32_stay_numbers_without_a_warning(activation: network.Activation) -> None:
+    net = made(24, 40, 6, activation=activation)
+    big = np.float32(3.4e38) * np.sign(rows(50, 24))
+    x = np.concatenate([rows(50, 24, 1), big])
+    out = network.rows_through(net, x, CPU)
+    assert np.isfinite(out).all()
+    assert (network.rows_through(net, x[::-1].copy(), CPU)[::-1] == out).all()
+    assert (network.rows_through(net, x[:50], CPU) == out[:50]).all()
+
+
+def test_numbers_in_doubt_are_decided_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = made(24, 40, 6), rows(200, 24)
+    monkeypatch.setattr(network, "UNIT", 1e-3)
+    whole = network.rows_through(net, x, CPU)
+    monkeypatch.setattr(network, "PAIRS", 100)
+    assert (network.rows_through(net, x, CPU) == whole).all()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_device_gives_the_same_bits() -> None:

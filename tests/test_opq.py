@@ -104,3 +104,7 @@ def test_more_levels_than_dimensions_are_refused() -> None:
 def test_on_cuda_it_is_as_good() -> None:
     x = correlated(3000, 24)
     assert error(x, device="cuda") <= 1.05 * error(x, device="cpu")
+    fitted = OPQ(codebook_size=16, device="cuda").fit(x)
+    codes = fitted.encode(x)
+    fitted.device = "cpu"
+    assert (fitted.encode(x) == codes).all()

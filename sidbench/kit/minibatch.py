@@ -42,7 +42,7 @@ def minibatch(x: Floats, k: int, *, batch: int, epochs: int, seed: int, device: 
             counts.clamp_(max=batch / k)
             got = torch.zeros_like(counts)
             for rows in runs.epoch():
-                z = tensor(rows).to(where)
+                z = _sent(rows, where)
                 label, _ = _assign(z, centers)
                 one = torch.zeros(len(z), k, device=where).scatter_(1, label[:, None], 1.0)
                 more = one.sum(dim=0, dtype=torch.float64)
@@ -52,6 +52,12 @@ def minibatch(x: Floats, k: int, *, batch: int, epochs: int, seed: int, device: 
                 centers += step / counts.clamp(min=1)[:, None]
             _reseed(centers, counts, got, runs, rng)
     return np.asarray(centers.float().cpu().numpy())
+
+
+def _sent(rows: Floats, where: torch.device) -> torch.Tensor:
+    """Rows on the device; from pinned memory, so that the host reads the next batch meanwhile."""
+    held = tensor(rows)
+    return held.pin_memory().to(where, non_blocking=True) if where.type == "cuda" else held
 
 
 def _assign(z: torch.Tensor, centers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

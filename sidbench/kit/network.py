@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sidbench.errors import DataError
 from sidbench.kit.device import tensor
-from sidbench.kit.nearest import PAIRS, Floats, Index
+from sidbench.kit.nearest import PAIRS, Floats
 from sidbench.kit.workers import workers
 
 Activation = Literal["relu", "gelu", "silu", "tanh"]
@@ -41,8 +41,10 @@ _ONE = {
     nn.Tanh: math.tanh,
 }
 NOTHING = 1e-12  # what a curved activation leaves below this is nothing: its tail has no digits to decide by
-TILE, CUDA_TILE = 512, 1 << 14  # rows taken through all layers at once
+TILE = 512  # rows that a core takes through all layers at once
+ON_DEVICE = 1 << 25  # numbers of the widest layer that a device holds at once
 UNIT = 2.0**-53  # float64's relative rounding error
+LARGEST = float(np.finfo(np.float32).max)  # numbers beyond float32 stay at its end, as infinity has no sums
 
 
 def mlp(
@@ -138,20 +140,22 @@ def unit_rows(x: Floats) -> Floats:
 def rows_through(module: nn.Module, x: Floats, device: torch.device) -> Floats:
     """What the module makes of the rows in evaluation, each row by itself; `x` may have any number of them.
 
-    The module is made of what this file offers, in one sequence (sequences within it are fine).
+    The module is made of what this file offers, in one sequence (sequences within it are fine). Rows stay on
+    the device through all layers; only the numbers in doubt come to the processor between them.
     """
     layers = _layers(module, device)
     out = np.empty((len(x), layers[-1].weight.shape[1]), dtype=np.float32)
 
     def work(start: int, stop: int) -> None:
-        tile: Floats = x[start:stop]
+        tile = tensor(x[start:stop])
         for layer in layers:
             tile = layer(tile)
-        out[start:stop] = tile
+        out[start:stop] = tile.cpu().numpy()
 
     if device.type == "cuda":
-        for start in range(0, len(x), CUDA_TILE):
-            work(start, min(start + CUDA_TILE, len(x)))
+        step = max(TILE, ON_DEVICE // max(max(layer.weight.shape) for layer in layers))
+        for start in range(0, len(x), step):
+            work(start, min(start + step, len(x)))
     else:
         with workers() as run:
             run(work, len(x), TILE)
@@ -171,10 +175,11 @@ class _Layer:
     unit: bool  # whether rows are brought to length one first
     curve: nn.Module | None
 
-    def __call__(self, x: Floats) -> Floats:
-        if self.unit:
-            x = unit_rows(x)
-        wide = tensor(x).to(self.weight.device).double()
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.unit:  # sums of one order: before the first layer, where rows still are on the processor
+            x = tensor(unit_rows(x.cpu().numpy()))
+        x = x.to(self.weight.device)
+        wide = x.double()
         y = torch.addmm(self.bias, wide, self.weight)
         error = self.slope * wide.square().sum(dim=1, keepdim=True).sqrt() + self.floor
         if self.curve is None or isinstance(self.curve, nn.ReLU):
@@ -187,26 +192,27 @@ class _Layer:
             low, high = (end.masked_fill_(end.abs() < NOTHING, 0) for end in (low, high))
         rounded = low.float()
         row, column = (rounded != high.float()).nonzero(as_tuple=True)
-        out: Floats = rounded.cpu().numpy()
+        rounded.clamp_(-LARGEST, LARGEST)
         if len(row):
-            at, to = row.cpu().numpy(), column.cpu().numpy()
-            out[at, to] = self._decide(x, at, to)
-        return out
+            rounded[row, column] = tensor(self._decide(x, row, column)).to(rounded.device)
+        return rounded
 
-    def _decide(self, x: Floats, row: Index, column: Index) -> Floats:
-        """Single outputs by sums in one order, whatever else is in the tile."""
+    def _decide(self, x: Tensor, row: Tensor, column: Tensor) -> Floats:
+        """Single outputs by sums in one order on the processor, whatever else is in the tile."""
         value = np.empty(len(row))
+        to = column.cpu().numpy()
         step = max(1, PAIRS // x.shape[1])
         for start in range(0, len(row), step):
             part = slice(start, start + step)
-            value[part] = (x[row[part]].astype(np.float64) * self.columns[column[part]]).sum(axis=1)
-        value += self.offsets[column]
+            rows = x[row[part]].cpu().numpy().astype(np.float64)
+            value[part] = (rows * self.columns[to[part]]).sum(axis=1)
+        value += self.offsets[to]
         if isinstance(self.curve, nn.ReLU):
             value = np.maximum(value, 0.0)
         elif self.curve is not None:
             value = np.frompyfunc(_ONE[type(self.curve)], 1, 1)(value).astype(np.float64)
             value[np.abs(value) < NOTHING] = 0.0
-        return value.astype(np.float32)
+        return value.clip(-LARGEST, LARGEST).astype(np.float32)
 
 
 def _layers(module: nn.Module, device: torch.device) -> list[_Layer]:
