@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sidbench.report.differences import alike, differences
+from sidbench.report.differences import Difference, differences, letters
 
 Floats = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ def test_a_clear_difference_is_real_and_a_row_does_not_differ_from_itself() -> N
     assert abs(ab.mean - (np.mean([*a.values()]) - np.mean([*b.values()]))) < 1e-12
     assert not aa.real
     assert (aa.mean, aa.p) == (0, 1)
-    assert alike([ab, aa, ba], ["a", "b", "again"]) == {"a": ["again"], "b": [], "again": ["a"]}
+    assert letters([ab, aa, ba], ["a", "again", "b"]) == {"a": "a", "again": "a", "b": "b"}
 
 
 def test_drawing_patterns_is_drawing_users() -> None:
@@ -74,3 +74,26 @@ def test_holm_never_lowers_and_keeps_the_order() -> None:
         (alone,) = differences({k: rows[k] for k in (d.a, d.b)}, draws=2000)
         assert d.p >= alone.p
     assert differences(rows, draws=2000) == together
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_rows_share_a_letter_if_and_only_if_they_are_alike(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = [str(i) for i in range(7)]
+    found = [
+        Difference(a, b, 0.0, 0.0, 0.0, float(rng.random() < 0.5))
+        for i, a in enumerate(rows)
+        for b in rows[i + 1 :]
+    ]
+    marks = letters(found, rows)
+    assert all(marks.values())
+    for d in found:
+        assert bool(set(marks[d.a]) & set(marks[d.b])) is not d.real
+
+
+def test_rows_without_a_comparison_have_no_letter() -> None:
+    assert letters([Difference("a", "b", 1, 1, 1, 0)], ["a", "b", "failed"]) == {
+        "a": "a",
+        "b": "b",
+        "failed": "",
+    }

@@ -166,11 +166,11 @@ class Table:
         return notes
 
     @property
-    def alike(self) -> dict[str, list[str]]:
-        """Of each row, those it cannot be told apart from; empty where nothing was compared."""
-        from sidbench.report.differences import alike
+    def letters(self) -> dict[str, str]:
+        """Rows that share a letter cannot be told apart by the headline; empty where nothing was compared."""
+        from sidbench.report.differences import letters
 
-        return alike(list(self.differences), [r.name for r in self.rows]) if self.differences else {}
+        return letters(list(self.differences), [r.name for r in self.rows]) if self.differences else {}
 
 
 _KINDS: tuple[Literal["method", "floor", "reference"], ...] = ("method", "floor", "reference")

@@ -84,7 +84,30 @@ def _patterns(values: Floats) -> tuple[Floats, NDArray[np.int64]]:
     return values[first], times
 
 
-def alike(found: list[Difference], rows: list[str]) -> dict[str, list[str]]:
-    """Of each row, those it cannot be told apart from, in the order of the rows."""
-    near = {frozenset((d.a, d.b)) for d in found if not d.real}
-    return {row: [other for other in rows if frozenset((row, other)) in near] for row in rows}
+def letters(found: list[Difference], rows: list[str]) -> dict[str, str]:
+    """Letters for rows, such that two rows share one if and only if they cannot be told apart.
+
+    A letter is a largest set of rows of which no two differ (a maximal clique); in the order of the rows.
+    """
+    near: dict[str, set[str]] = {row: set() for row in rows}
+    for d in found:
+        if not d.real:
+            near[d.a].add(d.b)
+            near[d.b].add(d.a)
+    cliques: list[set[str]] = []
+
+    def grow(clique: set[str], more: set[str], seen: set[str]) -> None:
+        if not more and not seen:
+            cliques.append(clique)
+        for row in sorted(more, key=rows.index):
+            grow(clique | {row}, more & near[row], seen & near[row])
+            more, seen = more - {row}, seen | {row}
+
+    grow(set(), {row for row in rows if any(row in (d.a, d.b) for d in found)}, set())
+    cliques.sort(key=lambda clique: sorted(map(rows.index, clique)))
+    return {row: "".join(_letter(i) for i, clique in enumerate(cliques) if row in clique) for row in rows}
+
+
+def _letter(i: int) -> str:
+    """a to z, then A to Z; beyond them nobody could read it anyway."""
+    return chr(ord("a") + i) if i < 26 else chr(ord("A") + (i - 26) % 26)

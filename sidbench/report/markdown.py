@@ -86,11 +86,18 @@ def _grid(table: Table, rows: Iterable[Row], columns: list[Metric], *, by_level:
     rows = list(rows)
     repeated = any(len(r.seeds) + len(r.failures) > 1 for r in rows)
     levels = [n for n in ("utilization", "perplexity") if by_level and any(n in r.levels for r in rows)]
-    head = ["Method", *(["Seeds"] if repeated else []), *map(_header, columns)]
+    letters = table.letters if table.headline in [c.name for c in columns] else {}
+    head = [
+        "Method",
+        *(["Alike"] if letters else []),
+        *(["Seeds"] if repeated else []),
+        *map(_header, columns),
+    ]
     head += [f"{METRICS[n].label} by level" for n in levels]
     grid = [head, [":--", *["--:"] * (len(head) - 1)]]
     for row in rows:
-        cells = [_method(row), *([str(len(row.seeds))] if repeated else [])]
+        cells = [_method(row), *([letters[row.name]] if letters else [])]
+        cells += [str(len(row.seeds))] if repeated else []
         for c in columns:
             text = table.cell(row, c)
             cells.append(f"**{text}**" if row.name in table.best(c) else text)

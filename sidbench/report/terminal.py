@@ -71,9 +71,13 @@ def _rendered(table: Table, title: str, width: int) -> RenderableType:
     names = [_name(row) for row in rows]
     repeated = any(len(r.seeds) + len(r.failures) > 1 for r in rows)
     grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    letters = table.letters
     used = max(cell_len(n) for n in ["Method", *names]) + _GAP + 1 + (5 + _GAP if repeated else 0)
+    used += max(5, *map(len, letters.values())) + _GAP if letters else 0
     columns = _fitting(table, width - used)
     grid.add_column("Method", vertical="bottom", no_wrap=True, overflow="ellipsis")
+    if letters:
+        grid.add_column("Alike", no_wrap=True)
     if repeated:
         grid.add_column("Seeds", justify="right", no_wrap=True)
     for column in columns:
@@ -81,7 +85,8 @@ def _rendered(table: Table, title: str, width: int) -> RenderableType:
     best = [table.best(c) for c in columns]
     for row, name in zip(rows, names, strict=True):
         style = _STYLES[row.kind] if row.seeds else "red"
-        cells = [Text(name), *([Text(str(len(row.seeds)))] if repeated else [])]
+        cells = [Text(name), *([Text(letters[row.name])] if letters else [])]
+        cells += [Text(str(len(row.seeds)))] if repeated else []
         for column, names_of_best in zip(columns, best, strict=True):
             text = _cell(table, row, column) if row.seeds or column is not columns[0] else "failed"
             cells.append(Text(text, style="bold green" if row.name in names_of_best else ""))

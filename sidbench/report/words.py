@@ -158,20 +158,15 @@ COMPARISON = (
 
 
 def alike(table: Table) -> list[str]:
-    """What cannot be told apart, in a line; nothing where rows were not compared."""
-    near = table.alike
-    if not near:
+    """What the letters of rows mean; nothing where rows were not compared."""
+    if not table.differences:
         return []
-    pairs = [
-        f"{row} and {other}"
-        for place, (row, others) in enumerate(near.items())
-        for other in others
-        if list(near).index(other) > place
-    ]
-    seeds = max(len(r.seeds) for r in table.rows)
-    caution = "" if seeds > 1 else " With one seed the noise of training is not in it: --seeds 0,1,2."
-    said = f"not to be told apart: {'; '.join(pairs)}" if pairs else "every two rows differ"
-    return [f"By {table.headline}, at 5%, {said}.{caution}"]
+    caution = (
+        ""
+        if max(len(r.seeds) for r in table.rows) > 1
+        else ("; with one seed the noise of training is not in it (--seeds 0,1,2)")
+    )
+    return [f"Rows that share a letter cannot be told apart by {table.headline}, at 5%{caution}."]
 
 
 def parameters(params: dict[str, Any]) -> str:
