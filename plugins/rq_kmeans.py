@@ -21,7 +21,7 @@ class RQKMeans(Tokenizer):
     """Residual k-means: one k-means a level, each on what the levels before left over."""
 
     name = "rq-kmeans"
-    paper = "https://arxiv.org/abs/2502.18965"
+    paper = "https://arxiv.org/abs/2411.11739"
     quick = {"iters": 5}
 
     #: Lloyd's iterations a level; with minibatch, passes over all rows.

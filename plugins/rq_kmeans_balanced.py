@@ -10,16 +10,13 @@ from pydantic import Field
 from typing_extensions import Self
 
 from sidbench.dataset import Embeddings
-from sidbench.errors import DataError
+from sidbench.errors import DataError, UsageError
 from sidbench.kit import device, residual
-from sidbench.kit.balanced import balanced_kmeans, bounds, sinkhorn_assign
+from sidbench.kit.balanced import LARGEST, balanced_kmeans, bounds, sinkhorn_assign
 from sidbench.kit.kmeans import kmeans
-from sidbench.progress import report
+from sidbench.kit.nearest import Floats, Index
 from sidbench.sids import Codes
 from sidbench.tokenizer import Tokenizer
-
-Floats = NDArray[np.float32]
-Labels = NDArray[np.int64]
 
 
 class RQKMeansBalanced(Tokenizer):
@@ -30,10 +27,10 @@ class RQKMeansBalanced(Tokenizer):
     """
 
     name = "rq-kmeans-balanced"
-    paper = "https://arxiv.org/abs/2510.24431"
+    paper = "https://arxiv.org/abs/2502.18965"
     quick = {"iters": 3}
 
-    #: fast: optimum of squared distances; flow: of unsquared ones (k-means-constrained); sinkhorn: a plan.
+    #: fast: least squared distances; sinkhorn: a plan (both to 4096 codes a level); flow: unsquared, any.
     solver: Literal["fast", "flow", "sinkhorn"] = "fast"
     #: The least items of a code, as a part of items / codes, rounded down.
     smallest: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -48,6 +45,14 @@ class RQKMeansBalanced(Tokenizer):
     #: Sinkhorn's iterations a level (sinkhorn).
     sinkhorn_iters: Annotated[int, Field(ge=1)] = 100
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if max(self.sizes) > LARGEST and self.solver != "flow":
+            raise UsageError(
+                f"{self.name}.solver = {self.solver} places rows at up to {LARGEST} codes a level, not "
+                f"{max(self.sizes)}; set codebook_size to at most {LARGEST}, or solver = flow"
+            )
+
     def fit(self, x: Embeddings) -> Self:
         self._learn(x)
         return self
@@ -57,41 +62,31 @@ class RQKMeansBalanced(Tokenizer):
 
     def _learn(self, x: Embeddings) -> Codes:
         where = device.resolve(self.device if self.solver != "flow" else "cpu")
-        mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
-        left: Floats = x - mean
-        books: list[Floats] = []
-        codes = np.empty((len(x), self.levels), dtype=np.int32)
         self.bounds_: list[list[int]] = []
         self.balance_: list[list[int]] = []
         self.gaps_: list[float | None] = []
-        for level, size in enumerate(self.sizes):
-            report("fit", level, self.levels)
-            lo, hi = bounds(len(x), size, self.smallest, self.largest)
-            # A power of two that changes no digit, so that no solver meets extreme values.
-            scale = np.float32(2.0 ** -np.clip(np.frexp(np.abs(left).max())[1], -126, 126))
-            left *= scale
+
+        def solve(left: Floats, size: int, level: int) -> tuple[Floats, Index]:
+            lo, hi = bounds(len(left), size, self.smallest, self.largest)
             centers, labels, gap = self._level(left, size, lo, hi, self.seed + level, str(where))
-            left /= scale
-            book = centers / scale
-            book = (book + mean if level == 0 else book).astype(np.float32)
-            np.subtract(x if level == 0 else left, book[labels], out=left)
             counts = np.bincount(labels, minlength=size)
             if counts.min() < lo or counts.max() > hi:
                 raise DataError(
                     f"{self.name}: solver = {self.solver} gave codes of {counts.min()} to {counts.max()} "
                     f"items at level {level}, where {lo} to {hi} were asked for; use solver = fast"
                 )
-            codes[:, level] = labels
-            books.append(book)
             self.bounds_.append([lo, hi])
             self.balance_.append([int(counts.min()), int(counts.max())])
             self.gaps_.append(gap)
-        self.codebooks_, self.device_ = books, device.describe(where)
+            return centers, labels
+
+        self.codebooks_, codes = residual.fit_jointly(x, self.sizes, solve)
+        self.device_ = device.describe(where)
         return codes
 
     def _level(
         self, left: Floats, size: int, lo: int, hi: int, seed: int, where: str
-    ) -> tuple[Floats, Labels, float | None]:
+    ) -> tuple[Floats, Index, float | None]:
         """Centres, the code of every row, and how far from the optimum of squared distances, where known."""
         if self.solver == "flow":
             return (*_flow(left, size, lo, hi, self.iters, self.starts, seed), None)
@@ -127,7 +122,7 @@ class RQKMeansBalanced(Tokenizer):
 
 def _flow(
     left: Floats, size: int, lo: int, hi: int, iters: int, starts: int, seed: int
-) -> tuple[Floats, Labels]:
+) -> tuple[Floats, Index]:
     """k-means-constrained: a min-cost flow on distances, not their squares, in every iteration.
 
     It rounds distances to 1/1000 as 32-bit integers, so rows come with the longest about 10,000 long.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
+import zlib
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -17,13 +19,13 @@ from sidbench.dataset import Embeddings
 from sidbench.errors import DataError, UsageError
 from sidbench.kit import device, network, residual
 from sidbench.kit.autoencoder import Autoencoder, Autoencoding, Normalizer, sample_of
-from sidbench.kit.balanced import balanced_kmeans, bounds
+from sidbench.kit.balanced import LARGEST, balanced_kmeans, bounds
 from sidbench.kit.kmeans import kmeans
+from sidbench.kit.nearest import Floats, Index
 from sidbench.kit.vq import ResidualVQ
 from sidbench.sids import Codes
 from sidbench.tokenizer import read_about
 
-Floats = NDArray[np.float32]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
@@ -35,7 +37,7 @@ class RQKMeansPlus(Autoencoding):
     """
 
     name = "rq-kmeans-plus"
-    paper = "https://arxiv.org/abs/2510.24431"
+    paper = "https://arxiv.org/abs/2511.10138"
     quick = {"epochs": 2, "hidden": (16,), "iters": 3}
 
     #: rq-kmeans or rq-kmeans-balanced, fitted here; or a saved one's folder; or an .npz of codebook_0, ...
@@ -65,6 +67,12 @@ class RQKMeansPlus(Autoencoding):
         if self.distance != "euclidean":
             raise UsageError(f"{self.name}: its start is Euclidean k-means; set distance = euclidean")
 
+        if self.codebooks == "rq-kmeans-balanced" and max(self.sizes) > LARGEST:
+            raise UsageError(
+                f"{self.name}.codebooks = rq-kmeans-balanced has up to {LARGEST} codes a level, not "
+                f"{max(self.sizes)}; set codebook_size to at most {LARGEST}, or codebooks = rq-kmeans"
+            )
+
     def build(self, columns: int) -> Bent:
         rng = torch.Generator().manual_seed(self.seed)
         layer = self.activation, self.dropout, self.batch_norm
@@ -79,27 +87,30 @@ class RQKMeansPlus(Autoencoding):
         )
 
     def fit(self, x: Embeddings) -> Self:
-        books, codes = self._warm_start(x)
-        model = self.build(x.shape[1])
+        books, placed = self._warm_start(x)
+        # Codes that were placed as a whole need not be the nearest; of a file or a folder they are not known.
+        self.compared_ = "nearest codewords" if placed is None else "balanced codes"
+        start = residual.encode(x, books) if placed is None else placed
+        self.columns_ = x.shape[1]
+        model = self.build(self.columns_)
         model.prepare(x, books, self.seed)
-        nearest = residual.encode(x, books)
-        # Codes that were placed as a whole need not be the nearest; a file's codes are not known.
-        self.agreement_ = None if codes is None else float((codes == nearest).all(axis=1).mean())
+        at_first = self._adopt(model).encode(x)
+        self.agreement_ = _agreement(at_first, start)
         self.train(model, x)
-        self.columns_, self.weights_ = x.shape[1], network.tensors(model)
-        self._adopt(model)
-        self.kept_ = float((self.encode(x) == nearest).all(axis=1).mean())
+        self.weights_ = network.tensors(model)
+        self.kept_ = _agreement(self._adopt(model).encode(x), at_first)
         return self
 
     def facts(self) -> dict[str, Any]:
         return {
             **super().facts(),
             "agreement_at_step_0": self.agreement_,
+            "agreement_is_with": self.compared_,
             "codes_kept_by_training": self.kept_,
         }
 
     def _warm_start(self, x: Embeddings) -> tuple[list[Floats], Codes | None]:
-        """The codebooks, and the codes that whatever made them gave to these rows, where that is known."""
+        """The codebooks, and the codes that these rows were placed at while they were learned, if so."""
         if not isinstance(self.codebooks, Path):
             return self._fitted(x)
         path = self.codebooks
@@ -116,7 +127,7 @@ class RQKMeansPlus(Autoencoding):
             raise DataError(f"{path.name} holds numbers that are not finite; make the codebooks again")
         return books, None
 
-    def _fitted(self, x: Embeddings) -> tuple[list[Floats], Codes]:
+    def _fitted(self, x: Embeddings) -> tuple[list[Floats], Codes | None]:
         where = str(device.resolve(self.device))
         options: dict[str, Any] = {"iters": self.iters, "device": where}
         if self.codebooks == "rq-kmeans":
@@ -125,21 +136,14 @@ class RQKMeansPlus(Autoencoding):
                 self.sizes,
                 lambda left, k, level: kmeans(left, k, seed=self.seed + level, **options).centers,
             )
-            return books, residual.encode(x, books)
-        # What is left over is by the balanced codes, and so are the codes that it starts from.
-        mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
-        left: Floats = x - mean
-        books, codes = [], np.empty((len(x), self.levels), dtype=np.int32)
-        for level, size in enumerate(self.sizes):
-            lo, hi = bounds(len(x), size)
-            # A power of two that changes no digit, so that extreme values are near 1.
-            scale = np.float32(2.0 ** -np.clip(np.frexp(np.abs(left).max())[1], -126, 126))
-            found = balanced_kmeans(left * scale, size, lo, hi, seed=self.seed + level, **options)
-            codes[:, level] = found.labels
-            book = found.centers / scale
-            books.append(book + mean if level == 0 else book)
-            left = (left if level else x) - books[level][found.labels]
-        return books, codes
+            return books, None
+
+        def balanced(left: Floats, k: int, level: int) -> tuple[Floats, Index]:
+            lo, hi = bounds(len(left), k)
+            found = balanced_kmeans(left, k, lo, hi, seed=self.seed + level, **options)
+            return found.centers, found.labels
+
+        return residual.fit_jointly(x, self.sizes, balanced)
 
 
 class Bent(Autoencoder):
@@ -185,20 +189,33 @@ class Bent(Autoencoder):
         return self.normalizer.undo(z + network.rows_through(self.decoder, z, self.where()))
 
 
+def _agreement(codes: Codes, others: Codes) -> float:
+    """The part of the rows whose codes are the same at every level."""
+    return float((codes == others).all(axis=1).mean())
+
+
 def _from_npz(path: Path, levels: int) -> list[Floats]:
     """Codebooks in MiniOneRec's form: arrays codebook_0, codebook_1, ... of (codes, columns)."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {key: file[key] for key in file.files}
+        with path.open("rb") as handle:
+            file = np.load(handle, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array without a name")
+            held = sorted(file.files)
+            found = {key: np.asarray(file[key]) for key in held if re.fullmatch(r"codebook_\d+", key)}
     except FileNotFoundError:
         raise UsageError(f"codebooks = {path.name!r}: there is no such file") from None
-    except (OSError, ValueError) as e:
-        raise DataError(f"{path.name} cannot be read as .npz ({e})") from None
-    missing = [f"codebook_{level}" for level in range(levels) if f"codebook_{level}" not in found]
-    if missing:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:
         raise DataError(
-            f"{path.name} has no {', '.join(missing)}; it holds {', '.join(sorted(found)) or 'nothing'}: set "
-            "levels to the number of codebooks in it"
+            f"{path.name} cannot be read as .npz ({e}); expected arrays codebook_0, codebook_1, ... as "
+            "numpy.savez writes them"
+        ) from None
+    expected = {f"codebook_{level}" for level in range(levels)}
+    if found.keys() != expected:
+        missing = ", ".join(sorted(expected - found.keys()))
+        raise DataError(
+            f"{path.name} has {f'no {missing}' if missing else f'more than levels = {levels} codebooks'}; it "
+            f"holds {', '.join(held) or 'nothing'}: set levels to the number of codebooks in it"
         )
     books = []
     for level in range(levels):
@@ -224,7 +241,8 @@ def _from_folder(path: Path) -> list[Floats]:
         )
     about = read_about(path)
     entries = about["state"].get("codebooks_", {}).get("list", [])
-    if not entries or about["params"].get("normalize_residuals"):
+    plain = about["name"] in ("rq-kmeans", "rq-kmeans-balanced")
+    if not plain or about["params"].get("normalize_residuals"):
         raise UsageError(
             f"{path.name} holds a fitted {about['name']} that is no plain residual k-means; give the folder "
             "of an rq-kmeans (without normalize_residuals) or an rq-kmeans-balanced"

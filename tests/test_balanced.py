@@ -218,6 +218,13 @@ def test_every_level_of_the_catalogue_is_balanced(solver: str) -> None:
     assert (codes == Tokenizer(solver=solver, levels=2, codebook_size=(4, 7), iters=3).fit_encode(data)).all()
 
 
+@pytest.mark.parametrize("solver", ["fast", "sinkhorn"])
+def test_more_codes_than_a_solver_takes_are_refused_at_once(solver: str) -> None:
+    with pytest.raises(UsageError, match=f"balanced.solver = {solver} .* at most 4096, or solver = flow"):
+        Tokenizer(solver=solver, codebook_size=(4096, 4097, 2))
+    assert Tokenizer(solver="flow", codebook_size=4097).sizes[0] == 4097
+
+
 @pytest.mark.parametrize(
     "check_", tokenizer_checks(Tokenizer, solver="sinkhorn", iters=2), ids=lambda c: c.name
 )

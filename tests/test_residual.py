@@ -48,6 +48,33 @@ def brute(x: Floats, books: list[Floats], normalize: bool = False) -> NDArray[np
     return np.stack(codes, axis=1)
 
 
+def test_the_joint_loop_leaves_over_what_its_codes_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any codes, not the nearest alone; rows far from the origin, of extreme sizes, in several pieces."""
+    monkeypatch.setattr(residual, "PIECE", 64)
+    rng, sizes = np.random.default_rng(0), (3, 2, 5)
+    seen: list[Floats] = []
+
+    def solve(left: Floats, size: int, level: int) -> tuple[Floats, NDArray[np.int64]]:
+        assert 0.5 <= np.abs(left).max() < 1
+        seen.append(left.copy())
+        return left[:size], rng.integers(size, size=len(left))
+
+    for factor in (1.0, 1e-20, 1e20):
+        x = ((mixture(50, 6, 4) + 3) * factor).astype(np.float32)
+        kept = x.copy()
+        seen.clear()
+        books, codes = residual.fit_jointly(x, sizes, solve)
+        assert (x == kept).all()
+        assert [book.shape for book in books] == [(size, 6) for size in sizes]
+        left = x - x.mean(axis=0, dtype=np.float64).astype(np.float32)
+        for level, found in enumerate(seen):
+            power = np.float32(2.0 ** -np.frexp(np.abs(left).max())[1])
+            assert (found == left * power).all()
+            left = (left if level else x) - books[level][codes[:, level]]
+    with pytest.raises(DataError, match="level 0 failed"):
+        residual.fit_jointly(x, sizes, lambda left, size, level: (left[:1], np.zeros(50, dtype=np.int64)))
+
+
 def squared_errors(x: Floats, codes: NDArray[Any], books: list[Floats]) -> NDArray[np.float64]:
     left = x
     for level, book in enumerate(books[:-1]):

@@ -58,6 +58,7 @@ def test_before_the_first_step_it_is_residual_k_means() -> None:
         codes = start.encode(x)
         assert np.allclose(fitted.reconstruct(codes), start.reconstruct(codes), rtol=1e-6)
         assert fitted.facts()["agreement_at_step_0"] == 1.0
+        assert fitted.facts()["agreement_is_with"] == "nearest codewords"
         assert fitted.facts()["codes_kept_by_training"] == 1.0
 
 
@@ -69,6 +70,28 @@ def test_a_balanced_start_says_how_many_codes_are_not_the_nearest() -> None:
     assert (fitted.encode(x) == start.encode(x)).all()
     agreement = fitted.facts()["agreement_at_step_0"]
     assert agreement == float((placed == start.encode(x)).all(axis=1).mean()) < 1
+
+    assert fitted.facts()["agreement_is_with"] == "balanced codes"
+    trained = Plus(**TINY, codebooks="rq-kmeans-balanced", epochs=3).fit(x)
+    assert trained.facts()["agreement_at_step_0"] == agreement
+
+
+def test_the_agreement_at_step_0_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that begins elsewhere than at its start says so."""
+    x = data()
+    build = Plus.build
+
+    def bent(self: Any, columns: int) -> Any:
+        model = build(self, columns)
+        torch.nn.init.normal_(model.encoder[1][-1].weight, generator=torch.Generator().manual_seed(0))
+        return model
+
+    monkeypatch.setattr(Plus, "build", bent)
+    fitted = Plus(**TINY, epochs=0).fit(x)
+    start = RQKMeans(codebook_size=12, iters=4).fit(x).encode(x)
+    agreement = fitted.facts()["agreement_at_step_0"]
+    assert agreement == float((fitted.encode(x) == start).all(axis=1).mean()) < 0.9
+    assert fitted.facts()["codes_kept_by_training"] == 1.0
 
 
 def test_training_goes_on_from_there() -> None:
@@ -100,12 +123,12 @@ def test_codebooks_from_a_file_and_from_a_saved_tokenizer(tmp_path: Path) -> Non
     x = data()
     start = RQKMeans(levels=2, codebook_size=(12, 7)).fit(x)
     start.save(tmp_path / "saved")
-    file = npz(tmp_path / "books.npz", start.codebooks_, codebook_2=np.zeros((3, 3)))
+    file = npz(tmp_path / "books.npz", start.codebooks_, codebook_size=np.array([12, 7]))
     options = {"levels": 2, "codebook_size": (12, 7), "hidden": (8,), "epochs": 0}
     for source in (file, tmp_path / "saved"):
         fitted = Plus(**options, codebooks=str(source)).fit(x)
         assert (fitted.encode(x) == residual.encode(x, start.codebooks_)).all()
-        assert fitted.facts()["agreement_at_step_0"] is None
+        assert fitted.facts()["agreement_at_step_0"] == 1.0
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -128,10 +151,36 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     said(DataError, "not finite", codebooks=str(npz(tmp_path / "nan.npz", broken)))
     (tmp_path / "torn.npz").write_bytes(b"PK no zip")
     said(DataError, "cannot be read", codebooks=str(tmp_path / "torn.npz"))
+    whole = npz(tmp_path / "whole.npz", books).read_bytes()
+    at = whole.index(b"NUMPY") + 200  # numbers that the archive has a checksum of
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, books[0])
+    with (tmp_path / "packed.npz").open("wb") as file:
+        np.savez_compressed(file, codebook_0=books[0])
+    packed = (tmp_path / "packed.npz").read_bytes()
+    for name, content in {
+        "empty.npz": b"",
+        "text.npz": b"no zip",
+        "cut.npz": whole[: len(whole) // 2],
+        "flipped.npz": whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :],
+        "packed.npz": packed[:80] + bytes(byte ^ 255 for byte in packed[80:120]) + packed[120:],
+        "array.npz": (tmp_path / "array.npz").read_bytes(),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        said(DataError, f"{name} cannot be read as .npz .*codebook_0", codebooks=str(tmp_path / name))
+    said(DataError, "more than levels = 2 codebooks; .*set levels",
+         codebooks=str(tmp_path / "whole.npz"), levels=2)  # fmt: skip
     said(UsageError, "no such file", codebooks=str(tmp_path / "none.npz"))
     said(UsageError, "expected rq-kmeans, rq-kmeans-balanced", codebooks="kmeans")
     registry.find("tokenizer", "random")(codebook_size=12).fit(x).save(tmp_path / "random")
-    said(UsageError, "no plain residual k-means", codebooks=str(tmp_path / "random"))
+    registry.find("tokenizer", "opq")(codebook_size=12).fit(x).save(tmp_path / "opq")
+    for name in ("random", "opq"):
+        said(UsageError, "no plain residual k-means", codebooks=str(tmp_path / name))
+
+
+def test_a_balanced_start_of_too_many_codes_is_refused() -> None:
+    with pytest.raises(UsageError, match="at most 4096, or codebooks = rq-kmeans"):
+        Plus(codebooks="rq-kmeans-balanced", codebook_size=(4096, 16, 4097))
 
 
 @pytest.mark.parametrize("params", [{"shared": True}, {"normalize_residuals": True}, {"distance": "cosine"}])

@@ -72,7 +72,8 @@ def check_bounds(n: int, k: int, lo: int, hi: int) -> None:
     """Bounds that no assignment can keep are an error that says so."""
     if k > LARGEST:
         raise UsageError(
-            f"balanced assignment to {k} codes: expected at most {LARGEST}; use fewer codes a level"
+            f"balanced assignment to {k} codes: expected at most {LARGEST} (what moving a row from any code "
+            "to any other costs is held whole); use fewer codes a level"
         )
     if not 0 <= lo <= hi or lo * k > n or hi * k < n:
         raise UsageError(

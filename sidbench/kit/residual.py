@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from sidbench.errors import DataError, UsageError
 from sidbench.kit import beam as beams
 from sidbench.kit.device import tensor
-from sidbench.kit.nearest import Codewords, Floats, Searcher, first_of_each
+from sidbench.kit.nearest import Codewords, Floats, Index, Searcher, first_of_each
+from sidbench.kit.rows import PIECE, mean_row, to_one
 from sidbench.kit.workers import workers
 from sidbench.progress import report
 from sidbench.sids import Codes
 
 # (what is left over, number of codes, level) -> that many codewords
 FitLevel = Callable[[Floats, int, int], Floats]
+# the same, and the code of every row
+SolveLevel = Callable[[Floats, int, int], tuple[Floats, Index]]
 SPAN, TASKS = 1 << 14, 16  # rows in one task of a worker; tasks in a call, if it has rows enough
 
 
@@ -39,7 +42,7 @@ def fit(
     """
     left = np.empty(x.shape, dtype=np.float32)
     source = _units(x, left) if normalize else x
-    mean = _mean(source)
+    mean = mean_row(source)
     np.subtract(source, mean, out=left)
     books: list[Floats] = []
     for level, size in enumerate(sizes):
@@ -55,11 +58,7 @@ def fit(
                 centers = centers / scale
         else:
             centers = _padded(distinct, size)
-        if centers.shape != (size, x.shape[1]) or not np.isfinite(centers).all():
-            raise DataError(
-                f"k-means of level {level} failed: codewords of shape {centers.shape} or not finite"
-            )
-        books.append((centers + mean if level == 0 else centers).astype(np.float32))
+        books.append(_book(centers, size, level, mean))
         if level + 1 < len(sizes):
             if level == 0:
                 source = _units(x, left) if normalize else x
@@ -67,6 +66,40 @@ def fit(
             source = _units(left, left) if normalize else left
     report("fit", len(sizes), len(sizes))
     return books
+
+
+def fit_jointly(x: Floats, sizes: Sequence[int], solve_level: SolveLevel) -> tuple[list[Floats], Codes]:
+    """One codebook a level and the codes of all rows, where a level places its rows as a whole.
+
+    What is left over is by these codes, which need not be the nearest. `solve_level` sees centred rows at the
+    first level, and every level's with the largest number near 1, by a power of two; it may keep nothing of
+    the array. Beside x, one array of its size is held.
+    """
+    left = np.empty(x.shape, dtype=np.float32)
+    codes = np.empty((len(x), len(sizes)), dtype=np.int32)
+    mean = mean_row(x)
+    np.subtract(x, mean, out=left)
+    books: list[Floats] = []
+    for level, size in enumerate(sizes):
+        report("fit", level, len(sizes))
+        scale = to_one(_largest(left))
+        left *= scale
+        centers, labels = solve_level(left, size, level)
+        codes[:, level] = labels
+        books.append(_book(centers / scale, size, level, mean))
+        left /= scale
+        if level + 1 < len(sizes):
+            subtract(left if level else x, books[-1], codes[:, level], left)
+    report("fit", len(sizes), len(sizes))
+    return books, codes
+
+
+def subtract(source: Floats, book: Floats, codes: Codes, out: Floats) -> None:
+    """`out = source - the codewords of these codes`, a piece at a time; `out` may be `source`."""
+    step = max(1, PIECE // book.shape[1])
+    for at in range(0, len(source), step):
+        part = slice(at, at + step)
+        np.subtract(source[part], book[codes[part]], out=out[part])
 
 
 def subtract_nearest(rows: Floats, book: Floats, out: Floats, *, device: str = "cpu") -> None:
@@ -260,17 +293,21 @@ def check_columns(x: NDArray[np.float32], expected: int) -> None:
         raise DataError(f"encode: rows have {x.shape[1]} dimensions; the tokenizer was fitted on {expected}")
 
 
-def _mean(x: Floats) -> Floats:
-    """The mean row in float64, a piece at a time (x may be a memmap), as float32."""
-    step = max(1, (1 << 22) // x.shape[1])
-    total = sum(x[at : at + step].sum(axis=0, dtype=np.float64) for at in range(0, len(x), step))
-    return np.asarray(total / len(x), dtype=np.float32)
+def _book(centers: Floats, size: int, level: int, mean: Floats) -> Floats:
+    """A level's centres as codewords: the first level's are of rows that were centred."""
+    if centers.shape != (size, len(mean)) or not np.isfinite(centers).all():
+        raise DataError(f"k-means of level {level} failed: codewords of shape {centers.shape} or not finite")
+    return (centers + mean if level == 0 else centers).astype(np.float32)
 
 
-def _scale(rows: Floats) -> np.float32:
-    """1, or the power of two (so that no digit changes) that brings extreme values near 1."""
-    largest = max(float(rows.max()), -float(rows.min()))
-    return np.float32(1 if 1e-12 < largest < 1e12 else 2.0 ** -np.clip(np.frexp(largest)[1], -126, 126))
+def _largest(rows: Floats) -> float:
+    return max(float(rows.max()), -float(rows.min()))
+
+
+def _scale(left: Floats) -> np.float32:
+    """1, or the power of two that brings extreme values near 1."""
+    largest = _largest(left)
+    return np.float32(1) if 1e-12 < largest < 1e12 else to_one(largest)
 
 
 def _few_distinct(rows: Floats, size: int) -> Floats | None:

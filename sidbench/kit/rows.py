@@ -31,7 +31,12 @@ def power_of_two(x: Floats, mean: Floats) -> np.float32:
     step = max(1, PIECE // x.shape[1])
     largest = max(float(np.abs(x[at : at + step] - mean).max()) for at in range(0, len(x), step))
     extreme = largest > 0 and not 1e-12 < largest < 1e12
-    return np.float32(2.0 ** -np.clip(np.frexp(largest)[1], -126, 126) if extreme else 1)
+    return to_one(largest) if extreme else np.float32(1)
+
+
+def to_one(largest: float) -> np.float32:
+    """The power of two (no digit changes) that brings numbers up to `largest` near 1."""
+    return np.float32(2.0 ** -np.clip(np.frexp(largest)[1], -126, 126))
 
 
 def keys(x: Floats) -> NDArray[np.uint64]:
