@@ -46,7 +46,7 @@ class TreeKMeans(Tokenizer):
             made = tree.split(
                 x, node, parents, size, keys, scale=scale, iters=self.iters, seed=seed, device=where
             )
-            node, parents = made.child(x, node), made.centers
+            node, parents = made.child(x, node, str(where)), made.centers
             centers.append(made.centers)
             first.append(made.first)
         report("fit", self.levels, self.levels)
@@ -57,9 +57,9 @@ class TreeKMeans(Tokenizer):
     def encode(self, x: Embeddings) -> Codes:
         residual.check_columns(x, len(self.mean_))
         codes = np.empty((len(x), self.levels), dtype=np.int32)
-        node = np.zeros(len(x), dtype=np.int64)
+        node, where = np.zeros(len(x), dtype=np.int64), str(device.resolve(self.device))
         for level in range(self.levels):
-            child = self._level(level).child(x, node)
+            child = self._level(level).child(x, node, where)
             codes[:, level] = child - self.first_[level][node]
             node = child
         return codes

@@ -162,5 +162,8 @@ def test_on_cuda_it_is_as_good() -> None:
     error = []
     for device in ("cpu", "cuda"):
         t = TreeKMeans(codebook_size=8, device=device).fit(x)
-        error.append(np.square(x - t.reconstruct(t.encode(x))).sum())
+        codes = t.encode(x)
+        error.append(np.square(x - t.reconstruct(codes)).sum())
     assert error[1] <= 1.05 * error[0]
+    t.device = "cpu"
+    assert (t.encode(x) == codes).all()

@@ -43,10 +43,13 @@ class Level:
         """The number of children of every node."""
         return np.diff(self.first)
 
-    def child(self, x: Floats, node: Index) -> Index:
-        """The nearest child of each row's node, exactly; of equally near ones the first."""
+    def child(self, x: Floats, node: Index, device: str = "cpu") -> Index:
+        """The nearest child of each row's node, exactly; of equally near ones the first.
+
+        The root's children are searched by the device; those of many nodes, few rows each, by the processor.
+        """
         if len(self.parents) == 1:
-            return residual.encode(x, [self.centers])[:, 0].astype(np.int64)
+            return residual.encode(x, [self.centers], device=device)[:, 0].astype(np.int64)
         found = self.first[node].copy()
         order, jobs = _jobs(node, np.where(self.counts > 1, ROWS, 0))
         batches = list(_batches(jobs, self.counts[jobs[:, 0]], x.shape[1], HELD))
