@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -55,18 +55,15 @@ class RQKMeansPlus(Autoencoding):
     #: The highest learning rate.
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
 
+    # Its start is Euclidean k-means, with a codebook for every level: settled, and so no parameters here.
+    distance: ClassVar[Literal["euclidean"]] = "euclidean"  # type: ignore[misc]
+    normalize_residuals: ClassVar[bool] = False  # type: ignore[misc]
+    shared: ClassVar[bool] = False  # type: ignore[misc]
+
     auto_steps = 600
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("shared", "normalize_residuals"):
-            if getattr(self, name):
-                raise UsageError(
-                    f"{self.name}: the codebooks of its start are not {name}; set {name} = false"
-                )
-        if self.distance != "euclidean":
-            raise UsageError(f"{self.name}: its start is Euclidean k-means; set distance = euclidean")
-
         if self.codebooks == "rq-kmeans-balanced" and max(self.sizes) > LARGEST:
             raise UsageError(
                 f"{self.name}.codebooks = rq-kmeans-balanced has up to {LARGEST} codes a level, not "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import product
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from sidbench import registry
 from sidbench.errors import DataError, UsageError
-from sidbench.kit import beam, nearest, residual
+from sidbench.kit import beam, nearest, residual, rows
 from sidbench.kit.nearest import Codewords
 from sidbench.testing import Check, tokenizer_checks
 
@@ -73,6 +74,18 @@ def test_the_joint_loop_leaves_over_what_its_codes_leave(monkeypatch: pytest.Mon
             left = (left if level else x) - books[level][codes[:, level]]
     with pytest.raises(DataError, match="level 0 failed"):
         residual.fit_jointly(x, sizes, lambda left, size, level: (left[:1], np.zeros(50, dtype=np.int64)))
+
+
+def test_the_joint_loop_holds_one_array_beside_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (residual, rows):
+        monkeypatch.setattr(module, "PIECE", 1 << 14)
+    x = mixture(20_000, 64, 8)
+    labels = np.arange(len(x)) % 8
+    tracemalloc.start()
+    residual.fit_jointly(x, (8, 8, 8), lambda left, size, level: (left[:size].copy(), labels))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * x.nbytes
 
 
 def squared_errors(x: Floats, codes: NDArray[Any], books: list[Floats]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from sidbench import registry
 from sidbench.dataset import Embeddings
 from sidbench.errors import DataError, UsageError
 from sidbench.kit import residual
+from sidbench.plugin import configure, parameter_types
 from sidbench.testing import catalogue, check_tokenizer
 
 Plus = registry.find("tokenizer", "rq-kmeans-plus")
@@ -184,9 +185,12 @@ def test_a_balanced_start_of_too_many_codes_is_refused() -> None:
 
 
 @pytest.mark.parametrize("params", [{"shared": True}, {"normalize_residuals": True}, {"distance": "cosine"}])
-def test_what_its_start_is_not_is_refused(params: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="set "):
-        Plus(**params)
+def test_what_its_start_settles_is_no_parameter(params: dict[str, Any]) -> None:
+    """Neither offered nor taken, though rq-vae has it."""
+    assert not params.keys() & parameter_types(Plus).keys()
+    assert params.keys() <= parameter_types(registry.find("tokenizer", "rq-vae")).keys()
+    with pytest.raises(UsageError, match="has no parameter"):
+        configure(Plus, params)
 
 
 def test_rows_pass_unchanged_by_a_power_of_two() -> None:
