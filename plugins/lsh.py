@@ -68,9 +68,10 @@ class LSH(Tokenizer):
         products = tensor(np.ascontiguousarray(self.planes_.T))
 
         def work(start: int, stop: int) -> None:
-            for at in range(start, stop, TILE):
-                part = slice(at, min(at + TILE, stop))
-                codes[part] = self._packed(self._sides(x[part] - self.mean_, products))
+            with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: no side, so a bit of 0
+                for at in range(start, stop, TILE):
+                    part = slice(at, min(at + TILE, stop))
+                    codes[part] = self._packed(self._sides(x[part] - self.mean_, products))
 
         with workers() as run:
             run(work, len(x), 4 * TILE)

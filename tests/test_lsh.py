@@ -76,3 +76,10 @@ def test_a_size_that_is_no_power_of_two_names_the_nearest() -> None:
 def test_one_item_is_enough() -> None:
     x = catalogue(1, 6)
     assert LSH(codebook_size=65_536).fit(x).encode(x).shape == (1, 3)
+
+
+def test_rows_at_the_end_of_float32_get_codes_without_a_warning() -> None:
+    t = LSH(levels=2, codebook_size=16).fit(catalogue(50, 8) - np.float32(1e38))
+    x = np.concatenate([catalogue(20, 8), np.float32(3.4e38) * np.sign(catalogue(20, 8, seed=1))])
+    codes = t.encode(x)
+    assert (t.encode(x[::-1])[::-1] == codes).all()

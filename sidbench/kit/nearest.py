@@ -64,7 +64,10 @@ class Codewords:
 
     def centred(self, r: Floats, out: Floats) -> Floats:
         """The rows as the products see them; in `out`, unless they are that already."""
-        return r if self.shift is None else np.subtract(r, self.shift, out=out[: len(r)])
+        if self.shift is None:
+            return r
+        with np.errstate(over="ignore"):  # infinity here is doubt later
+            return np.subtract(r, self.shift, out=out[: len(r)])
 
 
 class Searcher:
