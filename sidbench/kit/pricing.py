@@ -102,11 +102,11 @@ class Rows:
     def __init__(self, x: Floats, device: torch.device, run: Run | None) -> None:
         self.x, self.run, self.device = x, run, device
         self.held = tensor(x).to(device)
-        self.squares, self.longest = 0.0, 0.0
+        total, longest = torch.zeros(2, dtype=torch.float64, device=device)
         for part in torch.split(self.held, 1 << 16):
             squares = part.double().square().sum(dim=1)
-            self.squares += float(squares.sum())
-            self.longest = max(self.longest, float(squares.max()))
+            total, longest = total + squares.sum(), torch.maximum(longest, squares.max())
+        self.squares, self.longest = float(total), float(longest)
 
     def __len__(self) -> int:
         return len(self.x)
