@@ -87,7 +87,8 @@ class RQKMeansPlus(Autoencoding):
         books, placed = self._warm_start(x)
         # Codes that were placed as a whole need not be the nearest; of a file or a folder they are not known.
         self.compared_ = "nearest codewords" if placed is None else "balanced codes"
-        start = residual.encode(x, books) if placed is None else placed
+        where = str(device.resolve(self.device))
+        start = residual.encode(x, books, device=where) if placed is None else placed
         self.columns_ = x.shape[1]
         model = self.build(self.columns_)
         model.prepare(x, books, self.seed)
@@ -179,8 +180,12 @@ class Bent(Autoencoder):
         return z + super().decoded(z).float()
 
     def encode(self, x: Floats) -> Floats:
-        scaled: Floats = x / self.normalizer.last.scale.cpu().numpy()
-        return scaled + network.rows_through(self.encoder, scaled, self.where())
+        with np.errstate(over="ignore"):  # what is beyond float32 stays at its end, as in the network
+            scaled: Floats = x / self.normalizer.last.scale.cpu().numpy()
+            np.clip(scaled, -network.LARGEST, network.LARGEST, out=scaled)
+            bent = network.rows_through(self.encoder, scaled, self.where())
+            np.clip(np.add(scaled, bent, out=bent), -network.LARGEST, network.LARGEST, out=bent)
+        return bent
 
     def decode(self, z: Floats) -> Floats:
         return self.normalizer.undo(z + network.rows_through(self.decoder, z, self.where()))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from sidbench import registry
 from sidbench.errors import DataError
 from sidbench.kit import network
 from sidbench.kit.nearest import Floats
@@ -145,6 +146,19 @@ def test_rows_at_the_end_of_float32_stay_numbers_without_a_warning(activation: n
     assert np.isfinite(out).all()
     assert (network.rows_through(net, x[::-1].copy(), CPU)[::-1] == out).all()
     assert (network.rows_through(net, x[:50], CPU) == out[:50]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "far"),
+    [(name, 0.0) for name in ("rq-vae", "rq-kmeans-plus", "fsq", "rq-kmeans", "opq", "tree-kmeans")]
+    + [(name, 1e38) for name in ("rq-kmeans", "opq", "tree-kmeans")],  # the others train: no squares so large
+)
+def test_rows_at_the_end_of_float32_get_codes_without_a_warning(name: str, far: float) -> None:
+    cls = registry.find("tokenizer", name)
+    t = cls(**{**cls.quick, "levels": 2, "codebook_size": 8}).fit(rows(100, 8) - np.float32(far))
+    x = np.concatenate([rows(20, 8), np.float32(3.4e38) * np.sign(rows(20, 8, 1))])
+    codes = t.encode(x)
+    assert (np.concatenate([t.encode(row[None]) for row in x]) == codes).all()
 
 
 def test_numbers_in_doubt_are_decided_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

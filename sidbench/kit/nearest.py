@@ -66,8 +66,10 @@ class Codewords:
         """The rows as the products see them; in `out`, unless they are that already."""
         if self.shift is None:
             return r
+        out = out[: len(r)]
         with np.errstate(over="ignore"):  # infinity here is doubt later
-            return np.subtract(r, self.shift, out=out[: len(r)])
+            np.subtract(r, self.shift, out=out)
+        return out
 
 
 class Searcher:

@@ -160,7 +160,8 @@ class _Greedy:
             out[:, level] = found
             if level + 1 < len(self.words):
                 np.take(book.centers, found, axis=0, out=self.word[:m], mode="clip")
-                r = np.subtract(r, self.word[:m], out=self.left[:m])
+                with np.errstate(over="ignore"):  # infinitely far from every codeword: the first one's
+                    r = np.subtract(r, self.word[:m], out=self.left[:m])
                 if self.normalize:
                     unit(r, r)
 
