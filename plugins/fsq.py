@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -43,8 +43,10 @@ class FSQ(Trained):
     quick = {"epochs": 3, "hidden": (16,)}
     auto_steps = 1000
 
+    #: Times that the catalogue is seen; auto: as many as make 1,000 steps, within 5 to 1,000.
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     #: Rows in a step at most: small batches make up for what rounding takes from each gradient.
-    batch_size: Annotated[int, Field(ge=1)] = 256
+    batch_size: Annotated[int, Field(ge=2)] = 256
     #: The highest learning rate.
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-2
 
@@ -54,7 +56,7 @@ class FSQ(Trained):
     activation: network.Activation = "relu"
     #: Share of rows in a step decoded from a random number of their first levels; 0: levels are equal.
     prefixes: Annotated[float, Field(ge=0, le=1)] = 0.2
-    #: Weight of crowding (log of the mean Gaussian kernel of a batch's rows, in cells, summed over levels).
+    #: Weight of the penalty for latents of a batch that lie close together: more gives fewer collisions.
     spread: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.02
 
     def fit(self, x: Embeddings) -> Self:

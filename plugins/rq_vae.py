@@ -29,18 +29,20 @@ class RQVAE(Autoencoding):
     quick = {"epochs": 3, "hidden": (16,), "latent": 8}
     auto_steps = 600  # from principal axes, more steps gain little
 
+    #: Times that the catalogue is seen; auto: as many as make 600 steps, within 5 to 1,000.
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     #: Columns of the latent; auto: 32, or the embedding's own number where that is smaller.
     latent: Width | Literal["auto"] = "auto"
     #: The encoder's layers (decoder in reverse); auto: powers of two from below the columns (or 256) to 64.
     hidden: tuple[Width, ...] | Literal["auto"] = "auto"
-    #: Rows are centred and scaled by one number, by one a column (standard), after unit length, or left.
+    #: center: mean 0, one scale; standard: one scale a column; unit: length one, then center; none: as is.
     normalize: Normalization = "center"
 
     #: First codebooks: k-means of the latents, k-means with even clusters, or random numbers.
     start: Start = "kmeans"
-    #: First weights: networks begin as principal components, or orthogonal; auto: principal where they can.
+    #: First weights: principal (encoder a PCA, decoder its inverse) or orthogonal; auto: principal if it can.
     weights: Literal["auto", "principal", "orthogonal"] = "auto"
-    #: The encoder's learning rate as a share of lr; auto: 0.01 where it begins as principal axes, else 1.
+    #: The encoder's learning rate is lr times this; auto: 0.01 where weights are principal, otherwise 1.
     encoder_pace: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
     #: The activation between layers.
     activation: Activation = "silu"

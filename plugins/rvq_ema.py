@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from sidbench.dataset import Embeddings
 from sidbench.kit import device, residual
+from sidbench.kit.autoencoder import Sample, sample_of
 from sidbench.kit.loop import Looped
 from sidbench.kit.model import Model
 from sidbench.kit.nearest import Floats
@@ -34,13 +35,15 @@ class RVQEMA(Looped):
     quick = {"epochs": 10}
     auto_steps = 500
 
+    #: Times that the catalogue is seen; auto: as many as make 500 steps, within 5 to 1,000.
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     #: What a codeword keeps of itself at every step.
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.9
     #: First codebooks: k-means a level of a sample of the rows, or random numbers.
     start: Literal["kmeans", "random"] = "kmeans"
-    #: Rows that the first codebooks are made from, at most.
-    start_rows: Annotated[int, Field(ge=1)] = 32_768
-    #: Codes chosen less than this times the mean move to where codes are missing; 0: never.
+    #: Rows at most that first codebooks are made from and revived codes are moved to.
+    sample: Sample = 32_768
+    #: Codes chosen less than this share of the average code since the last look move to bad rows; 0: never.
     revive: Annotated[float, Field(ge=0, lt=1)] = 0.05
 
     def fit(self, x: Embeddings) -> Self:
@@ -74,11 +77,7 @@ class Quantizer(Model):
         self.quantizer = ResidualVQ(of.sizes, columns, Choices(update="ema", decay=of.decay), rng)
 
     def begin(self, rows: Floats, seed: int) -> None:
-        count = max(self.of.start_rows, *self.of.sizes)
-        sample: Any = slice(None)
-        if len(rows) > count:
-            sample = np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])
-        x = rows[sample]
+        x = sample_of(rows, max(self.of.sample, *self.of.sizes), seed)
         mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
         x = x - mean
         spread = float(np.sqrt(np.square(x, dtype=np.float64).mean()))
@@ -96,7 +95,8 @@ class Quantizer(Model):
 
     def end_epoch(self, epoch: int, rng: torch.Generator, rows: Callable[[int], Tensor]) -> None:
         if self.of.revive:
-            self.quantizer.revive(self.scaled(rows(self.of.start_rows)), self.of.revive, rng)
+            self.eval()
+            self.quantizer.revive(self.scaled(rows(self.of.sample)), self.of.revive, rng)
 
     def codes(self, x: Tensor) -> Tensor:
         return self.quantizer.codes(self.scaled(x))

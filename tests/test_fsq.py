@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sidbench import registry
+from sidbench.errors import UsageError
 from sidbench.kit.device import tensor
 from sidbench.plugin import configure
 from sidbench.testing.core import catalogue
@@ -88,6 +89,14 @@ def test_gradients_pass_the_rounding_as_if_it_were_not_there() -> None:
         q = 2 * (torch.minimum((bounded * model.steps).floor(), model.steps - 1) + 0.5) / model.steps - 1
         slope = 2 * SLOPE * bounded * (1 - bounded)
     torch.testing.assert_close(gradient, 2 * (q - z) * (slope - 1) / z.numel())
+
+
+def test_a_batch_of_one_row_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"fsq\.batch_size"):
+        configure(FSQ, {"batch_size": 1})
+    # Rows enough for any batch size leave no batch of one.
+    three = configure(FSQ, {"batch_size": 2, "codebook_size": 2, "epochs": 1, "hidden": (4,)})
+    assert three.fit(X[:3]).encode(X[:3]).shape == (3, 3)
 
 
 def test_it_learns_and_does_not_collapse() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from sidbench import registry
 from sidbench.dataset import Embeddings
-from sidbench.errors import UsageError
+from sidbench.errors import SidbenchError, UsageError
 from sidbench.kit import network
 from sidbench.testing import check_tokenizer
 
@@ -130,8 +130,36 @@ def test_what_was_trained_is_saved_whole(tmp_path: Path) -> None:
 def test_every_level_may_have_its_own_epsilon() -> None:
     x = unit_text(200, 16)
     RQVAE(**TINY, codebook_size=8, sinkhorn=(0.0, 0.0, 0.05)).fit(x)
-    with pytest.raises(UsageError, match="2 epsilons for 3 levels"):
-        RQVAE(**TINY, codebook_size=8, sinkhorn=(0.0, 0.05)).fit(x)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"sinkhorn": (0.0, 0.05)}, r"rq-vae\.sinkhorn names 2 epsilons for 3 levels; give"),
+        ({"shared": True, "codebook_size": (4, 4, 3)}, r"rq-vae\.shared = true.*set shared = false"),
+        ({"simvq": True, "update": "ema"}, r"rq-vae\.simvq = true.*set update = gradient"),
+        ({"estimator": "gumbel", "sinkhorn": 0.1}, r"rq-vae\.estimator = gumbel.*set sinkhorn = 0"),
+        ({"batch_norm": True, "batch_size": 1}, r"rq-vae\.batch_norm = true.*set batch_size to 2"),
+        ({"sample": 1 << 25}, r"rq-vae\.sample"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_runs(params: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        RQVAE(**params)
+
+
+def test_moving_averages_go_with_relaxed_draws() -> None:
+    fitted = RQVAE(**TINY, codebook_size=8, estimator="gumbel", update="ema").fit(unit_text(50, 12))
+    assert fitted.curves()["codebook"].tolist() == [0.0, 0.0]
+
+
+def test_training_that_breaks_at_its_last_step_says_so() -> None:
+    x = unit_text(50, 12)
+    for lr in (1e38, 1e30):  # weights, or latents alone, are no numbers
+        with pytest.raises(
+            SidbenchError, match=r"rq-vae: training broke at step 1 of 1.*What may help: a low"
+        ):
+            RQVAE(latent=8, hidden=(16,), codebook_size=8, epochs=1, lr=lr, clip=0, revive=0.99).fit(x)
 
 
 def test_networks_carry_what_is_asked() -> None:

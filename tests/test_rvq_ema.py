@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sidbench import checkpoints, registry
 from sidbench.dataset import Embeddings
+from sidbench.kit import vq
 from sidbench.plugin import configure
 from sidbench.testing.core import catalogue
 from sidbench.tokenizer import Tokenizer
@@ -63,6 +65,20 @@ def test_it_has_no_parameters_of_a_gradient() -> None:
     params = fitted().params()
     assert "decay" in params
     assert not {"lr", "optimizer", "weight_decay", "precision"} & set(params)
+
+
+def test_codes_are_revived_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = []
+    revive = vq.ResidualVQ.revive
+
+    def seen(self: vq.ResidualVQ, *given: Any) -> Any:
+        modes.append(self.training)
+        return revive(self, *given)
+
+    monkeypatch.setattr(vq.ResidualVQ, "revive", seen)
+    fitted()
+    assert modes
+    assert not any(modes)
 
 
 def test_it_goes_on_from_a_checkpoint_to_the_same_bits(tmp_path: Path) -> None:

@@ -354,6 +354,14 @@ def test_only_the_newest_checkpoints_stay_and_halves_do_not_count(tmp_path: Path
             toys().fit(X)
 
 
+def test_incidental_parameters_do_not_keep_a_training_from_going_on(tmp_path: Path) -> None:
+    assert set(Toys.incidental) == {"checkpoint_every", "keep_checkpoints", "cuda_graph"}
+    with checkpoints.kept_in(tmp_path):
+        whole = outcome(toys().fit(X))
+        resumed = toys(stop_at(1), keep_checkpoints=1, checkpoint_every=7.0, cuda_graph=False)
+        assert outcome(resumed.fit(X)) == whole
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"lr": 0.1}, "lr: 0.001 there, 0.1 here"), ({}, "data: "), ({"epochs": 9}, "epochs: 6")],
@@ -457,8 +465,50 @@ def test_out_of_memory_names_the_remedy() -> None:
     def at(call: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(UsageError, match="batch_size = 32; lower batch_size"):
+    with pytest.raises(UsageError, match=r"on cpu at batch_size = 32; lower batch_size$"):
         toys(at).fit(X)
+
+
+def test_out_of_memory_of_numpy_names_it_too() -> None:
+    class Sampled(Toys):
+        name = "sampled"
+        sample: int = 5
+
+    class Large(Toy):
+        def begin(self, rows: Embeddings, seed: int) -> None:
+            raise MemoryError
+
+    tokenizer = Sampled(codebook_size=2, batch_size=32)
+    tokenizer.make = Large  # type: ignore[method-assign]
+    with pytest.raises(UsageError, match=r"sampled: out of memory on cpu.*; lower batch_size, sample$"):
+        tokenizer.fit(X)
+
+
+def test_weights_are_looked_at_before_anything_is_made_of_them() -> None:
+    class Broken(Toy):
+        def losses(self, x: Tensor, progress: Tensor) -> dict[str, Tensor]:
+            found = super().losses(x, progress)
+            found["loss"] = Overflow.apply(found["loss"])  # type: ignore[no-untyped-call]
+            return found
+
+        def end_epoch(self, epoch: int, rng: torch.Generator, rows: Any) -> None:
+            raise AssertionError
+
+    tokenizer = toys(batch_size=90, check_every=6)
+    tokenizer.make = Broken  # type: ignore[method-assign]
+    with pytest.raises(SidbenchError, match=r"step 1 of 6.*weights are no numbers"):
+        tokenizer.fit(X)
+
+
+def test_a_model_that_finds_no_numbers_between_epochs_is_told_with_the_step() -> None:
+    class Broken(Toy):
+        def end_epoch(self, epoch: int, rng: torch.Generator, rows: Any) -> None:
+            raise FloatingPointError("latents are no numbers")
+
+    tokenizer = toys(clip=0)
+    tokenizer.make = Broken  # type: ignore[method-assign]
+    with pytest.raises(SidbenchError, match=r"step 3 of 18.*latents are no numbers.*What may help"):
+        tokenizer.fit(X)
 
 
 # -- what it leaves alone

@@ -103,7 +103,8 @@ def test_rotation_of_nothing_and_of_an_opposite_is_finite() -> None:
     assert z.grad is not None
     assert torch.isfinite(out).all()
     assert torch.isfinite(z.grad).all()
-    assert torch.allclose(out[1:], q[1:])
+    assert torch.allclose(out, q)
+    assert torch.equal(z.grad[0], torch.ones(4))  # what has no direction goes straight through
 
 
 def test_gumbel_is_a_softmax_whose_gradient_is_by_difference() -> None:
@@ -265,6 +266,59 @@ def test_moving_averages_stand_still_in_evaluation() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, q.state_dict().values(), strict=True))
 
 
+@pytest.mark.parametrize("levels", [1, 3])
+def test_moving_averages_of_a_shared_codebook_decay_once_a_step(levels: int) -> None:
+    q = quantizer((4,) * levels, update="ema", decay=0.9, shared=True).train()
+    z, table = latents().detach(), q.tables[0].clone()
+    mass, sums = q.get_buffer("mass0").clone(), q.get_buffer("sums0").clone()
+    codes, left = losses(q, z).codes, z
+    mass, sums = 0.9 * mass, 0.9 * sums
+    for level in range(levels):
+        for code in range(4):
+            members = left[codes[:, level] == code]
+            mass[code] += 0.1 * len(members) / len(z) / levels
+            sums[code] += 0.1 * members.sum(dim=0) / len(z) / levels
+        left = left - table[codes[:, level]]  # every level saw the table as the step found it
+    assert torch.allclose(q.get_buffer("mass0"), mass)
+    assert torch.allclose(q.tables[0], sums / mass[:, None])
+
+
+@pytest.mark.parametrize("estimator", ["straight-through", "rotation", "gumbel"])
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("simvq", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_every_combination_is_refused_or_trains(
+    estimator: str, update: str, distance: str, shared: bool, simvq: bool, normalize: bool
+) -> None:
+    choices: dict[str, Any] = {"estimator": estimator, "update": update, "distance": distance}
+    choices |= {"shared": shared, "simvq": simvq, "normalize": normalize}
+    if simvq and update == "ema":
+        with pytest.raises(UsageError, match="update = gradient"):
+            quantizer((4, 4), **choices)
+        return
+    q, z = quantizer((4, 4), **choices).float().train(), latents(20).detach().float().requires_grad_()
+    before = [book.copy() for book in q.books()]
+    learned = [p for p in q.parameters() if p.requires_grad]
+    assert bool(learned) == (update == "gradient")
+    for step in range(2):
+        found = q(z, torch.tensor(step / 2))
+        total = found.out.square().sum() + found.commitment + found.codebook
+        torch.autograd.backward(total)
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in [z, *learned])
+        with torch.no_grad():
+            for p in learned:
+                assert p.grad is not None
+                p.sub_(1e-3 * p.grad)
+    assert all((a != b).any() for a, b in zip(before, q.books(), strict=True))
+    assert (found.codebook.item() > 0) == (update == "gradient")
+    moved = q.eval().revive(z.detach(), 0.9, torch.Generator().manual_seed(0))
+    assert 0 <= int(moved) <= 8
+    codes = vq.encode(rows(20, 6), q.books(), q.choices)
+    assert (codes == q.codes(z.detach()).numpy()).mean() > 0.95
+
+
 # ------------------------------------------------------------------------------------- start and revival
 
 
@@ -337,6 +391,13 @@ def test_revival_finds_different_rows_at_one_seed_the_same() -> None:
         states.append(q.tables[0].clone())
     assert torch.equal(*states)
     assert len(states[0].unique(dim=0)) == 8
+
+
+def test_revival_on_latents_that_are_no_numbers_says_so() -> None:
+    z = torch.from_numpy(rows(50, 6))
+    z[3] = float("inf")
+    with pytest.raises(FloatingPointError, match="latents are no numbers"):
+        quantizer((8,)).float().eval().revive(z, 0.5, torch.Generator())
 
 
 # ----------------------------------------------------------------------------------------------- sinkhorn
@@ -420,13 +481,24 @@ def test_cosine_does_not_see_length() -> None:
     assert (vq.encode(z, books, q.choices)[:, 0] == expected).all()
 
 
+def test_a_codeword_of_zeros_is_at_a_right_angle_to_every_row() -> None:
+    q = quantizer((3,), dim=2, distance="cosine").float().eval()
+    q.adopt([np.array([[0, 0], [1, 0], [-1, 1]], dtype=np.float32)])
+    z = np.array([[1, 2], [-1, -3], [-1, 3]], dtype=np.float32)  # best cosines 0.45, 0, 0.89
+    codes = vq.encode(z, q.books(), q.choices)
+    assert codes[:, 0].tolist() == [1, 0, 2]
+    assert (q.codes(torch.from_numpy(z)).numpy() == codes).all()
+    squares = q._squares(torch.from_numpy(z), q.tables[0])
+    np.testing.assert_allclose(vq.costs(z, codes[:, :0], q.books(), q.choices), squares.detach(), atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [2, 3, 255, 257])
 def test_any_size(size: int) -> None:
     z = rows(600, 6)
     q = quantizer((size, 2)).float().train()
     q.begin(z, seed=0, how="kmeans")
     found = q(torch.from_numpy(z).requires_grad_(), END)
-    torch.autograd.backward((found.commitment + found.codebook))
+    torch.autograd.backward(found.commitment + found.codebook)
     codes = vq.encode(z, q.books(), q.choices)
     assert codes.max(axis=0).tolist() == [size - 1, 1]
     assert (codes == found.codes.numpy()).mean() > 0.998
@@ -453,7 +525,7 @@ def test_more_levels_never_fit_worse() -> None:
 @pytest.mark.parametrize(
     ("choices", "said"),
     [
-        ({"shared": True}, "one size"),
+        ({"shared": True}, "one size for all levels.*shared = false"),
         ({"epsilon": (0.1,)}, "1 epsilons for 3 levels"),
         ({"simvq": True, "update": "ema"}, "update = gradient"),
         ({"estimator": "gumbel", "epsilon": (0.1, 0.1, 0.1)}, "sinkhorn = 0"),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from sidbench.dataset import Embeddings
+from sidbench.errors import UsageError
 from sidbench.kit import device, network, residual, vq
 from sidbench.kit.estimators import Estimator
 from sidbench.kit.model import Model
@@ -27,6 +28,7 @@ Normalization = Literal["center", "standard", "unit", "none"]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Epsilon = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Sample = Annotated[int, Field(ge=1, le=1 << 24)]  # more rows at once torch.multinomial cannot draw from
 
 
 class Quantizing(Trained):
@@ -44,10 +46,10 @@ class Quantizing(Trained):
     update: Literal["gradient", "ema"] = "gradient"
     #: What a moving average keeps at every step.
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
-    #: After an epoch, codes chosen less than this times the mean move to where codes are missing; 0: never.
+    #: Codes chosen less than this share of the average code since the last look move to bad rows; 0: never.
     revive: Annotated[float, Field(ge=0, lt=1)] = 0.05
     #: Rows at most that first codebooks are made from and revived codes are moved to.
-    sample: Annotated[int, Field(ge=1)] = 32_768
+    sample: Sample = 32_768
     #: Sinkhorn's epsilon in training, for all levels or each (costs from -1 to 1); 0: the nearest codeword.
     sinkhorn: Epsilon | tuple[Epsilon, ...] = 0.0
     #: Iterations of Sinkhorn's assignment.
@@ -62,6 +64,10 @@ class Quantizing(Trained):
     simvq: bool = False
     #: Whether the commitment of levels beyond the first reaches the encoder; zero is how most code has it.
     residual_gradient: Literal["full", "zero"] = "full"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.choices().check(self.sizes, self.name)
 
     def choices(self) -> vq.Choices:
         """The quantizer's own parts of the parameters."""
@@ -94,6 +100,14 @@ class Autoencoding(Quantizing):
     batch_norm: bool = False
     #: Squared or absolute error of the normalised rows, summed over dimensions, averaged over rows.
     reconstruction: Literal["mse", "l1"] = "mse"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_norm and self.batch_size == 1:
+            raise UsageError(
+                f"{self.name}.batch_norm = true needs rows to compare; set batch_size to 2 or more, or "
+                "batch_norm = false"
+            )
 
     @abstractmethod
     def build(self, columns: int) -> Autoencoder:

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 Estimator = Literal["straight-through", "rotation", "gumbel"]
 
+NOTHING = 1e-12  # a length without a direction
+
 
 def straight_through(z: Tensor, q: Tensor) -> Tensor:
     """The value of q, the gradient of z (https://arxiv.org/abs/1308.3432)."""
@@ -21,14 +23,16 @@ def rotation(z: Tensor, q: Tensor) -> Tensor:
     """The value of q as z turned and stretched onto it, both held constant (https://arxiv.org/abs/2410.06424).
 
     With e and f the directions of z and q and w that of e + f, the turn is z - 2 w (w.z) + 2 f (e.z), and
-    |q| / |z| the stretch: the gradient keeps its angle to the codeword.
+    |q| / |z| the stretch: the gradient keeps its angle to the codeword. A z of zeros has no direction that
+    could be turned and goes straight through.
     """
     with torch.no_grad():
+        length = _length(z)
         e, f = F.normalize(z, dim=1), F.normalize(q, dim=1)
         w = F.normalize(e + f, dim=1)
-        stretch = _length(q) / _length(z).clamp_min(1e-12)
+        stretch = _length(q) / length.clamp_min(NOTHING)
     turned: Tensor = z - 2 * w * (w * z).sum(dim=1, keepdim=True) + 2 * f * (e * z).sum(dim=1, keepdim=True)
-    return stretch * turned
+    return torch.where(length > NOTHING, stretch * turned, straight_through(z, q))
 
 
 def _length(x: Tensor) -> Tensor:

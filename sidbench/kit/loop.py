@@ -40,8 +40,11 @@ class Looped(Tokenizer):
     group = "The training loop's"
     #: What `epochs = auto` aims at: so many steps, within 5 to 1,000 epochs.
     auto_steps: ClassVar[int] = 2000
+    # They decide when and how steps are taken and written, and nothing of what is learned (a captured graph
+    # runs the same operations).
+    incidental: ClassVar[tuple[str, ...]] = ("checkpoint_every", "keep_checkpoints", "cuda_graph")
 
-    #: Times that the catalogue is seen; auto: as many as make the method's own number of steps, 5 to 1,000.
+    #: Times that the catalogue is seen; auto: as many as make 2,000 steps, within 5 to 1,000.
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     #: Rows in a step at most; an epoch is cut into equal batches, one batch where the catalogue is smaller.
     batch_size: Annotated[int, Field(ge=1)] = 1024
@@ -70,12 +73,16 @@ class Looped(Tokenizer):
             with randomness(self.seed, where), device.full_precision(), torch.enable_grad():
                 loop = _Loop(self, model.to(where), x, where)
                 loop.run()
-        except RuntimeError as e:
-            # A processor's allocator raises plain RuntimeErrors.
-            if isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e):
+        except (RuntimeError, MemoryError) as e:
+            # A processor's allocator raises plain RuntimeErrors, NumPy's a MemoryError.
+            known = isinstance(e, (torch.OutOfMemoryError, MemoryError))
+            if known or any(said in str(e) for said in ("can't allocate memory", "not enough memory")):
+                has = self.params()
+                lower = ", ".join(["batch_size", *(name for name in ("sample", "hidden") if name in has)])
+                elsewhere = "" if where.type == "cpu" else ", or set device = cpu"
                 raise UsageError(
                     f"{self.name}: out of memory on {where} at batch_size = {self.batch_size}; "
-                    "lower batch_size, or set device = cpu"
+                    f"lower {lower}{elsewhere}"
                 ) from e
             raise
         self.epochs_, self.chosen_, self.training_ = loop.epochs, loop.chosen, loop.facts()
@@ -153,10 +160,17 @@ class _Loop:
         for name, value in zip(stepper.names, total / self.batches, strict=True):
             self.curves.setdefault(name, []).append(float(value))
         generator = torch.Generator().manual_seed(seed_of(of.seed, "between", epoch))
+        last = epoch + 1 == self.epochs
+        ends, looks = ((epoch + 1) % every == 0 or last for every in (self.pause, self.check_every))
         with torch.no_grad():
-            if (epoch + 1) % self.pause == 0 or epoch + 1 == self.epochs:
-                model.end_epoch(epoch, generator, lambda count: self._draw(count, generator))
-            if (epoch + 1) % self.check_every == 0 or epoch + 1 == self.epochs:
+            if ends or looks:
+                self._check_weights(epoch)
+            if ends:
+                try:
+                    model.end_epoch(epoch, generator, lambda count: self._draw(count, generator))
+                except FloatingPointError as e:
+                    raise self._broken((epoch + 1) * self.batches - 1, f"{e} after this step") from None
+            if looks:
                 self._look(epoch)
 
     def _draw(self, count: int, rng: torch.Generator) -> Tensor:
@@ -170,6 +184,11 @@ class _Loop:
         at = int(bad.argmax())
         said = ", ".join(f"{n} = {v:g}" for n, v in zip(self.stepper.names, losses[at], strict=True))
         raise self._broken(epoch * self.batches + start + at, said)
+
+    def _check_weights(self, epoch: int) -> None:
+        finite = torch.stack([t.isfinite().all() for _, t in self.weights.tensors()])
+        if not bool(finite.all()):
+            raise self._broken((epoch + 1) * self.batches - 1, "weights are no numbers after this step")
 
     def _broken(self, step: int, said: str) -> SidbenchError:
         epoch, batch = step // self.batches + 1, step % self.batches + 1
@@ -187,8 +206,6 @@ class _Loop:
     def _look(self, epoch: int) -> None:
         """Collisions and utilization now; this epoch's model is kept if it is the best so far."""
         of, model = self.of, self.model
-        if not all(bool(t.isfinite().all()) for _, t in self.weights.tensors()):
-            raise self._broken((epoch + 1) * self.batches - 1, "weights are no numbers after this step")
         model.eval()
         parts = [model.codes(self.feed.take(rows)).int() for rows in torch.split(self.looked_at, 1 << 13)]
         codes = torch.cat(parts).cpu().numpy()
@@ -207,9 +224,7 @@ class _Loop:
 
     def _owner(self) -> dict[str, Any]:
         """What a checkpoint must agree on to be this training's."""
-        params = {
-            k: v for k, v in self.of.params().items() if k not in ("checkpoint_every", "keep_checkpoints")
-        }
+        params = {k: v for k, v in self.of.params().items() if k not in self.of.incidental}
         about = {
             "method": self.of.name,
             **params,

@@ -44,7 +44,8 @@ class Model(nn.Module, ABC):
         """Between epochs, at least 20 steps apart (a small catalogue's are shorter): dead-code revival, say.
 
         `rng` is a CPU generator; `rows(count)` draws that many different rows (all, where there are fewer).
-        Changes are made in place: a captured graph knows tensors by their addresses.
+        Changes are made in place: a captured graph knows tensors by their addresses. FloatingPointError says
+        what turned out to be no number; the loop adds the step.
         """
 
     @abstractmethod

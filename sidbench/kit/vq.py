@@ -8,6 +8,7 @@ sum.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -48,6 +49,30 @@ class Choices:
     simvq: bool = False
     residual_gradient: Literal["full", "zero"] = "full"
 
+    def check(self, sizes: Sequence[int], method: str = "") -> None:
+        """Refuse what does not go together, in the words of the method's parameters."""
+        of = f"{method}." if method else ""
+        if self.shared and len(set(sizes)) > 1:
+            raise UsageError(
+                f"{of}shared = true needs one size for all levels; codebook_size = {tuple(sizes)}: give one "
+                "number, or set shared = false"
+            )
+        if self.epsilon and len(self.epsilon) != len(sizes):
+            raise UsageError(
+                f"{of}sinkhorn names {len(self.epsilon)} epsilons for {len(sizes)} levels; give one number "
+                "for all levels or one for each"
+            )
+        if self.simvq and self.update == "ema":
+            raise UsageError(
+                f"{of}simvq = true learns its codebooks by gradient alone; set update = gradient, or "
+                "simvq = false"
+            )
+        if self.estimator == "gumbel" and any(self.epsilon):
+            raise UsageError(
+                f"{of}estimator = gumbel draws its codewords itself; set sinkhorn = 0, or take another "
+                "estimator"
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
@@ -67,16 +92,7 @@ class ResidualVQ(nn.Module):
     def __init__(self, sizes: Sequence[int], dim: int, choices: Choices, rng: torch.Generator) -> None:
         super().__init__()
         self.sizes, self.dim, self.choices = tuple(sizes), dim, choices
-        if choices.shared and len(set(sizes)) > 1:
-            raise UsageError(f"a shared codebook needs one size for all levels; codebook_size = {self.sizes}")
-        if choices.epsilon and len(choices.epsilon) != len(sizes):
-            raise UsageError(
-                f"sinkhorn names {len(choices.epsilon)} epsilons for {len(sizes)} levels; give one each"
-            )
-        if choices.simvq and choices.update == "ema":
-            raise UsageError("simvq learns its codebooks by gradient alone; set update = gradient")
-        if choices.estimator == "gumbel" and any(choices.epsilon):
-            raise UsageError("gumbel draws its codewords itself; set sinkhorn = 0, or take another estimator")
+        choices.check(self.sizes)
         own = self.sizes[:1] if choices.shared else self.sizes
         learned = choices.update == "gradient" and not choices.simvq
         self.tables = nn.ParameterList(
@@ -105,7 +121,10 @@ class ResidualVQ(nn.Module):
         total = torch.zeros_like(z)
         commitment = codebook = z.new_zeros(())
         codes = []
+        seen: list[tuple[Tensor, Tensor]] = []
         books = [self._book(table) for table in range(len(self.tables))]
+        if pick.estimator == "gumbel" and pick.update == "ema":
+            books = [book.clone() for book in books]  # the tables move before the gradient is taken
         for level in range(len(self.sizes)):
             if level and pick.normalize:
                 r = F.normalize(r, dim=1)
@@ -117,16 +136,18 @@ class ResidualVQ(nn.Module):
                 q = F.embedding(chosen, book)
             fixed = q.detach()
             commitment = commitment + (r - fixed).square().sum(dim=1).mean()
-            if q.requires_grad:
+            if q.requires_grad and book.requires_grad:
                 codebook = codebook + (r.detach() - q).square().sum(dim=1).mean()
             if self.training:
-                self._count(level, chosen, r.detach())
+                seen.append((chosen, r.detach()))
             # A relaxed draw has a gradient of its own, at every level; a codeword that was chosen has none.
             r = r - (q if pick.estimator == "gumbel" else fixed)
             if pick.residual_gradient == "zero":
                 r = r.detach()
             total = total + q
             codes.append(chosen)
+        if self.training:
+            self._count(seen)
         if pick.estimator != "gumbel":
             total = estimators.ON_SUM[pick.estimator](base, total)
         return Quantized(torch.stack(codes, dim=1), total, commitment, codebook)
@@ -142,7 +163,10 @@ class ResidualVQ(nn.Module):
         """Squared distances, of directions where the distance is the cosine."""
         if self.choices.distance == "cosine":
             r, book = F.normalize(r, dim=1), F.normalize(book, dim=1)
-        own = r.square().sum(dim=1, keepdim=True) + book.square().sum(dim=1)
+        lengths = book.square().sum(dim=1)
+        if self.choices.distance == "cosine":  # a codeword of zeros is at a right angle to everything
+            lengths = lengths.masked_fill(lengths == 0, 1.0)
+        own = r.square().sum(dim=1, keepdim=True) + lengths
         return torch.addmm(own, r, book.T, alpha=-2)
 
     def _chosen(self, r: Tensor, book: Tensor, level: int) -> Tensor:
@@ -166,19 +190,26 @@ class ResidualVQ(nn.Module):
         return weights.argmax(dim=1), weights @ book
 
     @torch.no_grad()
-    def _count(self, level: int, codes: Tensor, r: Tensor) -> None:
-        table = self._table(level)
-        self.get_buffer(f"used{table}").scatter_add_(0, codes, torch.ones_like(codes))
+    def _count(self, seen: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """What was chosen for what, level by level; a shared table follows all its levels at once."""
+        for level, (codes, _) in enumerate(seen):
+            self.get_buffer(f"used{self._table(level)}").scatter_add_(0, codes, torch.ones_like(codes))
         if self.choices.update == "gradient" or self.frozen:
             return
+        levels = [seen] if self.choices.shared else [[one] for one in seen]
+        for table, of in enumerate(levels):
+            shares, sums = zip(*(_sums(codes, r, len(self.tables[table])) for codes, r in of), strict=True)
+            rows = sum(len(r) for _, r in of)
+            self._follow(table, sum(shares[1:], shares[0]) / rows, sum(sums[1:], sums[0]) / rows)
+
+    def _follow(self, table: int, share: Tensor, gained: Tensor) -> None:
         book, mass, sums = (
             self.tables[table],
             self.get_buffer(f"mass{table}"),
             self.get_buffer(f"sums{table}"),
         )
-        share, gained = _sums(codes, r, len(book))
-        mass.lerp_(share / len(r), 1 - self.choices.decay)
-        sums.lerp_(gained / len(r), 1 - self.choices.decay)
+        mass.lerp_(share, 1 - self.choices.decay)
+        sums.lerp_(gained, 1 - self.choices.decay)
         # A code that nothing chose for long keeps its place.
         alive = mass > 1e-9
         book.copy_(torch.where(alive[:, None], sums / mass.clamp_min(1e-9)[:, None], book))
@@ -251,7 +282,7 @@ class ResidualVQ(nn.Module):
         """Codes chosen less than `below` times the mean since the last call move onto rows of these latents.
 
         Rows are drawn by their squared error, so that a code comes to be where one is missing. In evaluation.
-        Returns how many codes moved.
+        Returns how many codes moved; FloatingPointError where latents are no numbers.
         """
         moved = torch.zeros((), dtype=torch.int64, device=z.device)
         if self.frozen:
@@ -275,7 +306,10 @@ class ResidualVQ(nn.Module):
         squares = self._squares(r, self._book(table)).amin(dim=1).clamp_min(0)
         # As many rows as there are codes, drawn once for all: code i, if dead, takes the i-th.
         weight = squares + squares.mean() * 1e-3 + 1e-30
-        drawn = torch.multinomial(weight.cpu(), len(used), replacement=len(used) > len(r), generator=rng)
+        weight = weight.cpu()
+        if not math.isfinite(float(weight.sum())):
+            raise FloatingPointError("latents are no numbers, or too large for float32,")
+        drawn = torch.multinomial(weight, len(used), replacement=len(used) > len(r), generator=rng)
         rows = r[drawn.to(r.device)]
         if self.choices.simvq:  # what the map turns into the row
             rows = rows @ torch.linalg.pinv(self.turns[table]).T
@@ -323,7 +357,15 @@ def costs(z: Floats, prefix: Codes, books: Sequence[Floats], choices: Choices) -
 
 
 def _compared(r: Floats, book: Floats, choices: Choices) -> tuple[Floats, list[Floats]]:
-    return (unit_rows(r), [unit_rows(book)]) if choices.distance == "cosine" else (r, [book])
+    """Rows and codewords whose squared distances are those of training."""
+    if choices.distance == "euclidean":
+        return r, [book]
+    rows, directions = unit_rows(r), unit_rows(book)
+    zero = ~directions.any(axis=1, keepdims=True)
+    if zero.any():  # has no direction: a column of its own puts it at a right angle to everything
+        rows = np.hstack([rows, np.zeros((len(rows), 1), dtype=np.float32)])
+        directions = np.hstack([directions, zero.astype(np.float32)])
+    return rows, [directions]
 
 
 def _sums(codes: Tensor, r: Tensor, size: int) -> tuple[Tensor, Tensor]:
