@@ -53,7 +53,7 @@ class RVQEMA(Looped):
         return self
 
     def encode(self, x: Embeddings) -> Codes:
-        return residual.encode(x, self.codebooks_)
+        return residual.encode(x, self.codebooks_, device=str(device.resolve(self.device)))
 
     def costs(self, x: Embeddings, prefix: Codes) -> NDArray[np.float32]:
         return residual.costs(x, prefix, self.codebooks_)
