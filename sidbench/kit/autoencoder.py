@@ -123,9 +123,10 @@ class Autoencoding(Quantizing):
         residual.check_columns(x, self.columns_)
         codes = np.empty((len(x), self.levels), dtype=np.int32)
         step = max(1024, HELD // x.shape[1])  # latents are held for so many rows at a time
+        where = str(self._model.where())
         for at in range(0, len(x), step):
             part = slice(at, at + step)
-            codes[part] = vq.encode(self._model.encode(x[part]), self._books, self.choices())
+            codes[part] = vq.encode(self._model.encode(x[part]), self._books, self.choices(), where)
         return codes
 
     def costs(self, x: Embeddings, prefix: Codes) -> NDArray[np.float32]:

@@ -333,16 +333,16 @@ class ResidualVQ(nn.Module):
             ]
 
 
-def encode(z: Floats, books: Sequence[Floats], choices: Choices) -> Codes:
+def encode(z: Floats, books: Sequence[Floats], choices: Choices, device: str = "cpu") -> Codes:
     """The greedy codes of any latents, by the distance of training; a row's depend on that row alone."""
     if choices.distance == "euclidean" and not choices.normalize:
-        return residual.encode(z, books)
+        return residual.encode(z, books, device=device)
     codes = np.empty((len(z), len(books)), dtype=np.int32)
     r = z
     for level, book in enumerate(books):
         if choices.normalize:
             r = unit_rows(r)
-        codes[:, level] = residual.encode(*_compared(r, book, choices))[:, 0]
+        codes[:, level] = residual.encode(*_compared(r, book, choices), device=device)[:, 0]
         r = r - book[codes[:, level]]
     return codes
 
