@@ -131,7 +131,8 @@ def parameter_docs(cls: type[Plugin]) -> dict[str, tuple[str, str]]:
     return {f.name: found[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
 
 
-def _doc_lines(owner: type[Any]) -> dict[str, str]:
+@cache
+def _doc_lines(owner: Any) -> dict[str, str]:
     """The `#:` lines above the annotated attributes of one class, joined where there are several."""
     try:
         lines = inspect.getsource(owner).splitlines()

@@ -14,6 +14,7 @@ import torch
 
 from sidbench import bench, checkpoints, clock, plan
 from sidbench.record import RunRecord, Store
+from sidbench.settings import read_settings
 
 if TYPE_CHECKING:
     from tests.conftest import PluginFolder, Said
@@ -162,9 +163,12 @@ def test_what_needs_a_file_is_no_part_of_all(
     plugin_folder.write("needs_file", needs)
     file = tmp_path / "sids.txt"
     file.write_text("")
-    dry = ("run", *TINY, "--methods", "all", "--dry-run", "--results", tmp_path / "r")
-    assert "needs-file" not in sidbench_cli(*dry).out
-    assert "needs-file" in sidbench_cli(*dry, "--set", f"needs-file.path={file}").out
+    given = [f"needs-file.path={file}"]
+    for sets, there in (([], False), (given, True)):
+        settings = read_settings(None, {"dataset": "synthetic:tiny", "methods": "all"}, sets)
+        labels = [t.label for t in plan.make_plan(settings, dry=True).tasks]
+        assert ("needs-file" in labels) is there
+        assert {"random", "rq-vae", "popularity"} <= set(labels)
     named = sidbench_cli("run", *TINY, "--methods", "needs-file", "--results", tmp_path / "r")
     assert named.code == 2
     assert "needs a value for path (--set needs-file.path=...)" in named.err
