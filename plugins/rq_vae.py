@@ -48,6 +48,8 @@ class RQVAE(Autoencoding):
     activation: Activation = "silu"
     #: The highest learning rate.
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-3
+    #: fp32, or products in bf16; auto: bf16 on CUDA, and for wide networks on a processor that has it.
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     def build(self, columns: int) -> Autoencoder:
         hidden, latent = self.layers(columns)

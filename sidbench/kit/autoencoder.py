@@ -188,7 +188,7 @@ class Autoencoder(Model):
         }
 
     def end_epoch(self, epoch: int, rng: torch.Generator, rows: Callable[[int], Tensor]) -> None:
-        if self.of.revive:
+        if self.of.revive and self.quantizer.fading(self.of.revive):
             self.eval()
             latents = self.latents(self.normalizer(rows(self.of.sample)))
             self.quantizer.revive(latents, self.of.revive, rng)

@@ -27,7 +27,7 @@ from sidbench.progress import report
 from sidbench.sids import distinct_rows
 from sidbench.tokenizer import Tokenizer
 
-LOOKS = 20  # over a training, where check_every is auto
+LOOKS, CHOICES = 5, 20  # over a training, where check_every is auto: to know, and to choose among
 LOOKED_AT = 1 << 17  # rows at most, in one look
 STRETCH = 256  # steps between looks at the losses, which wait on the device until then
 PAUSE = 20  # steps at least between two calls of end_epoch: small catalogues have very short epochs
@@ -50,7 +50,7 @@ class Looped(Tokenizer):
     batch_size: Annotated[int, Field(ge=1)] = 1024
     #: Which epoch's model is kept: the last, or of those looked at the lowest by loss or by collisions.
     select: Literal["loss", "collision", "last"] = "last"
-    #: Epochs between two looks at collisions and utilization; auto: 20 looks. The last epoch is looked at.
+    #: Epochs between two looks at collisions and utilization; auto: 5 looks, or 20 to select from.
     check_every: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     #: Seconds between two checkpoints (where a folder for them is named); they are written between epochs.
     checkpoint_every: Annotated[float, Field(ge=0)] = 30.0
@@ -107,7 +107,8 @@ class _Loop:
         self.epochs = schedule.epochs_for(self.batches, of.auto_steps) if auto else int(of.epochs)
         self.steps = self.epochs * self.batches
         auto = of.check_every == "auto"
-        self.check_every = math.ceil(self.epochs / LOOKS) if auto else int(of.check_every)
+        looks = LOOKS if of.select == "last" else CHOICES
+        self.check_every = math.ceil(self.epochs / looks) if auto else int(of.check_every)
         self.pause = math.ceil(PAUSE / self.batches)
         self.how = of.learning()
         self.bf16 = self.how is not None and _bf16(self.how.precision, model, where)

@@ -277,6 +277,15 @@ class ResidualVQ(nn.Module):
             self._put(level, book, np.arange(len(book)))
         self.ready.fill_(True)
 
+    def fading(self, below: float) -> bool:
+        """Whether `revive` has anything to do; counts begin anew where it has not."""
+        counts = [self.get_buffer(f"used{table}") for table in range(len(self.tables))]
+        if bool(torch.stack([(used < below * used.sum() / len(used)).any() for used in counts]).any()):
+            return True
+        for used in counts:
+            used.zero_()
+        return False
+
     @torch.no_grad()
     def revive(self, z: Tensor, below: float, rng: torch.Generator) -> Tensor:
         """Codes chosen less than `below` times the mean since the last call move onto rows of these latents.

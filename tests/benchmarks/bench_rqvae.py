@@ -288,6 +288,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--dimensions", type=int, default=768)
     args = parser.parse_args()
+    if args.epochs < 2:
+        parser.error("--epochs must be at least 2: the length of the first is taken from the others'")
     sides = available(args.only)
     x = bench_kmeans.mixture(args.rows, args.dimensions)
     speed: dict[str, list[float]] = {name: [] for name in sides}
