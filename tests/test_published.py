@@ -6,6 +6,10 @@ import re
 from pathlib import Path
 from statistics import mean, stdev
 
+import pytest
+
+from sidbench import registry
+from sidbench.plugin import required
 from sidbench.record import RunRecord, Store
 from sidbench.report import check
 
@@ -31,12 +35,27 @@ def test_the_published_board_agrees_with_its_records() -> None:
     assert check(STORE.board.read_text(), RECORDS, STORE.vectors) == []
 
 
-def test_semantic_ids_stand_clearly_above_random_ones() -> None:
-    semantic, floor = recall("rq-kmeans"), recall("random")
+METHODS = sorted(name for name, cls in registry.tokenizers().items() if not required(cls) and not cls.floor)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_semantic_ids_stand_clearly_above_random_ones(method: str) -> None:
+    semantic, floor = recall(method), recall("random")
     assert len(semantic) == len(floor) == 3
     assert min(semantic) > max(floor)
     # Further apart than three times what seeds scatter.
     assert mean(semantic) - mean(floor) > 3 * max(stdev(semantic), stdev(floor))
+
+
+# Planes that nothing chose, and nodes that are single items before the last level.
+UNEVEN = {"lsh", "tree-kmeans"}
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - UNEVEN))
+def test_no_level_has_collapsed(method: str) -> None:
+    for record in RECORDS:
+        if record.label == method:
+            assert min(record.levels["utilization"]) > 0.9
 
 
 def test_popularity_alone_does_badly_and_the_decoder_beats_the_references() -> None:
@@ -56,6 +75,6 @@ def test_nothing_published_names_a_local_path() -> None:
 
 def test_the_readme_shows_the_published_board() -> None:
     readme = (STORE.root.parent.parent / "README.md").read_text()
-    for label in ("rq-kmeans", "random"):
+    for label in (*METHODS, "random"):
         values = recall(label)
         assert f"{mean(values):.4f} ± {stdev(values):.4f}" in readme
