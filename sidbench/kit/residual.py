@@ -253,7 +253,7 @@ def meanings(x: Floats, codes: Codes, sizes: Sequence[int]) -> list[Floats]:
                 rest -= reconstruct(part[:, :level], books)
             ends = np.arange(len(rest) + 1)
             members = csr_matrix((np.ones(len(rest)), part[:, level], ends), (len(rest), size))
-            sums += members.T @ rest
+            sums += np.asarray(members.T @ rest)
         count = np.bincount(codes[:, level], minlength=size)[:, None]
         empty = sums.sum(axis=0) / len(x) if level == 0 else np.zeros(x.shape[1])
         books.append(np.where(count > 0, sums / np.maximum(count, 1), empty).astype(np.float32))
