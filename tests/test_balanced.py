@@ -249,3 +249,10 @@ def test_a_cuda_device_gives_the_optimum_too(monkeypatch: pytest.MonkeyPatch) ->
     for held in (balanced.HELD, 12 * 400):
         monkeypatch.setattr(balanced, "HELD", held)
         assert check(x, centers, 250, 250, device="cuda").cost == pytest.approx(here, rel=1e-9)
+
+
+def test_a_level_with_next_to_nothing_left_over_is_fitted_too() -> None:
+    x = rows(300, 16)  # nearly every row is a codeword of its own: what is left over is zero, or rounding
+    t = registry.find("tokenizer", "rq-kmeans-balanced")(codebook_size=256)
+    codes = t.fit_encode(x)
+    assert all(np.bincount(level, minlength=256).max() <= 2 for level in codes.T)

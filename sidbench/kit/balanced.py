@@ -274,7 +274,9 @@ def _lloyd(
         labels = problem.labels
         centers, inertia = _means(rows, rows.sums(labels, k), problem.sizes, centers)
         history.append(inertia)
-        gain = 1 - inertia / history[-2] if len(history) > 1 and inertia > 0 else 1.0
+        # Where nothing is left over, what an iteration still finds is rounding.
+        before = history[-2] if len(history) > 1 else 0.0
+        gain = 1 - inertia / before if before > 0 and inertia > 0 else 1.0
     return centers, prices, history
 
 
