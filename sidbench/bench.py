@@ -420,7 +420,9 @@ def warm_up(decoder: Decoder) -> None:
     one = Sequences.of([[0, 1]])
     goal = Targets(np.zeros(1, dtype=np.int64), one, np.full(1, 2, dtype=np.int32))
     sids = SIDs(np.arange(4, dtype=np.int32)[:, None], (4,), np.arange(4))
-    small = decoder.replace(width=8, heads=1, head_width=8, feed_forward=8, batch=8, steps=1, budget=0, user_tokens=0)
+    small = decoder.replace(
+        width=8, heads=1, head_width=8, feed_forward=8, batch=8, steps=1, budget=0, user_tokens=0
+    )
     small.fit(sids, Split("warm-up", one, goal, goal, len(sids))).recommend(one, 1)
 
 
