@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sidbench.errors import unknown
 from sidbench.metrics import clock, codebook, collisions, ranks
-from sidbench.metrics.codebook import codebook_metrics, reconstruction_metrics
+from sidbench.metrics.codebook import codebook_metrics, reconstruction_metrics, usage
 from sidbench.metrics.collisions import collision_metrics, floor_metrics
 from sidbench.metrics.metric import ABSENT, Metric
 from sidbench.metrics.ranks import Places, places, ranking_metrics
@@ -21,6 +21,7 @@ __all__ = [
     "places",
     "ranking_metrics",
     "reconstruction_metrics",
+    "usage",
 ]
 
 #: In the order of the board's columns. Families stand under their name with @K.

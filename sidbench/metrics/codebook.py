@@ -29,6 +29,14 @@ def perplexity(codes: Codes, sizes: tuple[int, ...]) -> list[float]:
     return out
 
 
+def usage(codes: Codes, sizes: tuple[int, ...]) -> dict[str, NDArray[np.int32]]:
+    """Per level, counted from 1: how many items each code holds, the fullest first. Kept beside the record."""
+    return {
+        f"usage_{level}": np.sort(_counts(codes[:, level - 1], size)).astype(np.int32)[::-1]
+        for level, size in enumerate(sizes, 1)
+    }
+
+
 def codebook_metrics(codes: Codes, sizes: tuple[int, ...]) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Scalars for the board and the per-level vectors behind them. Ends of short SIDs (-1) do not count."""
     levels = {"utilization": utilization(codes, sizes), "perplexity": perplexity(codes, sizes)}
