@@ -17,7 +17,7 @@ ROOT = PACKAGE.parent
 #: From below to above; a module imports its own layer and those below it.
 LAYERS = (
     ("errors", "progress", "clock", "checkpoints", "sidbench"),
-    ("plugin", "sids", "provenance"),
+    ("plugin", "sids", "sidfile", "provenance"),
     ("dataset", "tokenizer", "kit"),
     ("folder", "protocol", "ranking", "resolver"),
     ("reference", "record", "metrics", "decoder", "resolve", "references", "plugins", "datasets"),
