@@ -82,6 +82,19 @@ class Row:
     facts: dict[str, Any]
     values: dict[str, Value]
     levels: dict[str, list[float]]
+    #: One a seed, those that failed too.
+    runs: tuple[RunRecord, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some columns of a table, over the rows that they say something about."""
+
+    name: str
+    columns: list[Metric]
+    rows: list[Row]
+    #: Numbers that rows have a level each.
+    levels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +141,31 @@ class Table:
             else:
                 wanted.append(name)
         return [metric(name) for name in wanted if any(name in row.values for row in self.rows)]
+
+    @property
+    def parts(self) -> list[Part]:
+        """What every board shows of a table, in this order; parts that hold nothing are left out."""
+        ran = [r for r in self.rows if r.seeds]
+        made = [r for r in ran if r.kind != "reference"]
+        levels = tuple(n for n in ("utilization", "perplexity") if any(n in r.levels for r in made))
+        parts = [
+            Part(name, [c for c in self.columns(names) if any(c.name in r.values for r in rows)], rows, by)
+            for name, names, rows, by in (
+                ("Quality", QUALITY, list(self.rows), ()),
+                ("SIDs", CODES, made, levels),
+                ("Cost", COST, ran, ()),
+            )
+        ]
+        # Failures need their rows even where nothing was recommended.
+        failed = any(r.failures for r in self.rows)
+        return [p for p in parts if p.columns or (p.name == "Quality" and failed)]
+
+    @property
+    def by_cutoff(self) -> list[Part]:
+        """Every ranking number, a part a cut-off."""
+        ran = [r for r in self.rows if r.seeds]
+        named = {k: [f"{family}@{k}" for family in CUTOFF] for k in self.cutoffs}
+        return [Part(f"Cut-off {k}", self.columns(names), ran) for k, names in named.items() if ran]
 
     def cell(self, row: Row, column: Metric) -> str:
         value = row.values.get(column.name)
@@ -291,6 +329,7 @@ def _row(name: str, runs: list[RunRecord]) -> Row:
             n: _levels([r.levels[n] for r in ran if n in r.levels])
             for n in sorted({n for r in ran for n in r.levels})
         },
+        runs=tuple(runs),
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sidbench.metrics import ABSENT, METRICS, Metric
 from sidbench.report import words
-from sidbench.report.board import CODES, COST, CUTOFF, QUALITY, Row, Table, Vectors, tables
+from sidbench.report.board import Part, Row, Table, Vectors, tables
 
 if TYPE_CHECKING:
     from sidbench.record import RunRecord
@@ -46,46 +46,20 @@ def escape(text: str) -> str:
 
 
 def _section(table: Table, shown: dict[str, Metric]) -> list[str]:
-    lines = [*_facts(table), ""]
-    for name, names, rows in (
-        ("Quality", QUALITY, table.rows),
-        ("SIDs", CODES, [r for r in table.rows if r.kind != "reference" and r.seeds]),
-        ("Cost", COST, [r for r in table.rows if r.seeds]),
-    ):
-        columns = [c for c in table.columns(names) if any(c.name in r.values for r in rows)]
-        # Failures need their rows even where nothing was recommended.
-        if columns or (name == "Quality" and any(r.failures for r in rows)):
-            shown.update({c.name: c for c in columns})
-            lines += [f"### {name}", "", *_grid(table, rows, columns, by_level=name == "SIDs"), ""]
-        if name == "Quality":
+    facts = words.facts(table)
+    lines = [*(f"- **{name}**: {escape(said) if name == 'Notes' else said}" for name, said in facts), ""]
+    for part in table.parts:
+        shown.update({c.name: c for c in part.columns})
+        lines += [f"### {part.name}", "", *_grid(table, part), ""]
+        if part.name == "Quality":
             lines += [f"> {escape(note)}\n" for note in [*table.notes, *words.alike(table)]]
             lines += _failures(table) + _differences(table) + _cutoffs(table, shown)
     return [*lines, *_parameters(table)]
 
 
-def _facts(table: Table) -> list[str]:
-    facts = [("Data", words.dataset(table)), ("Protocol", words.protocol(table))]
-    if notes := words.notes(table):
-        facts.append(("Notes", escape("; ".join(notes))))
-    if "shape" in table.agreed:
-        facts.append(("SIDs", f"{words.shape(table)} codes, {words.bits(table):.4g} bits an item"))
-    if "resolver" in table.agreed:
-        facts += [("Resolver", words.resolver(table)), ("Decoder", words.decoder(table))]
-    floor = next((r.values for r in table.rows if "floor_items" in r.values), None)
-    if floor:
-        items, surplus = (METRICS[n].show(floor[n].mean) for n in ("floor_items", "floor_distinct"))
-        said = f"{items} of the items share their embedding with another, {surplus} are surplus"
-        facts.append(("Duplicate floor", f"{said}; what collides beyond that is the tokenizer's doing"))
-    facts += [("Seeds", ", ".join(map(str, table.seeds)) or "none ran"), ("Hardware", words.hardware(table))]
-    facts += [("Versions", words.versions(table))]
-    facts += [("Made by", words.code(command)) for command in words.commands(table)]
-    return [f"- **{name}**: {said}" for name, said in facts]
-
-
-def _grid(table: Table, rows: Iterable[Row], columns: list[Metric], *, by_level: bool) -> list[str]:
-    rows = list(rows)
+def _grid(table: Table, part: Part) -> list[str]:
+    rows, columns, levels = part.rows, part.columns, part.levels
     repeated = any(len(r.seeds) + len(r.failures) > 1 for r in rows)
-    levels = [n for n in ("utilization", "perplexity") if by_level and any(n in r.levels for r in rows)]
     letters = table.letters if table.headline in [c.name for c in columns] else {}
     head = [
         "Method",
@@ -149,12 +123,10 @@ def _differences(table: Table) -> list[str]:
 
 def _cutoffs(table: Table, shown: dict[str, Metric]) -> list[str]:
     """Every ranking number, a table a cut-off."""
-    rows = [r for r in table.rows if r.seeds]
     lines = []
-    for k in table.cutoffs:
-        columns = table.columns([f"{family}@{k}" for family in CUTOFF])
-        shown.update({c.name: c for c in columns})
-        lines += [f"### Cut-off {k}", "", *_grid(table, rows, columns, by_level=False), ""]
+    for part in table.by_cutoff:
+        shown.update({c.name: c for c in part.columns})
+        lines += [f"### {part.name}", "", *_grid(table, part), ""]
     summary = "<details><summary>All cut-offs, item and SID level</summary>"
     return [summary, "", *lines, "</details>", ""] if lines else []
 

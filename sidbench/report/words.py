@@ -7,7 +7,30 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from sidbench.metrics import METRICS
 from sidbench.report.board import Table
+
+
+def facts(table: Table) -> list[tuple[str, str]]:
+    """What all rows of a table share, a name and a sentence each; in sentences, `` `x` `` is as it was typed.
+
+    Notes are what plugins said: text of any kind, nothing in it is markup.
+    """
+    facts = [("Data", dataset(table)), ("Protocol", protocol(table))]
+    if said := notes(table):
+        facts.append(("Notes", "; ".join(said)))
+    if "shape" in table.agreed:
+        facts.append(("SIDs", f"{shape(table)} codes, {bits(table):.4g} bits an item"))
+    if "resolver" in table.agreed:
+        facts += [("Resolver", resolver(table)), ("Decoder", decoder(table))]
+    floor = next((r.values for r in table.rows if "floor_items" in r.values), None)
+    if floor:
+        items, surplus = (METRICS[n].show(floor[n].mean) for n in ("floor_items", "floor_distinct"))
+        shared = f"{items} of the items share their embedding with another, {surplus} are surplus"
+        facts.append(("Duplicate floor", f"{shared}; what collides beyond that is the tokenizer's doing"))
+    facts += [("Seeds", ", ".join(map(str, table.seeds)) or "none ran"), ("Hardware", hardware(table))]
+    facts.append(("Versions", versions(table)))
+    return facts + [("Made by", code(command)) for command in commands(table)]
 
 
 def dataset(table: Table) -> str:
