@@ -46,6 +46,8 @@ FOLLOW, STAY, DRIFT, SWING = 0.20, 0.46, 0.18, 0.12
 HABITS = (0.6, 0.3, 0.1)
 SHORTEST, LONGEST, MEAN_EXTRA = 5, 30, 6.0
 BLOCK = 65_536
+# When: two years from the first of January 2024, in seconds.
+OPENED, YEARS = 1_704_067_200, 2 * 365 * 86_400
 
 
 class Synthetic(Dataset):
@@ -77,6 +79,7 @@ class Synthetic(Dataset):
             user_ids=np.arange(scale.users),
             titles=catalogue.titles(),
             categories=catalogue.categories,
+            times=moments(sequences.lengths, self.seed),
         )
 
 
@@ -191,6 +194,20 @@ def walk(catalogue: Catalogue, users: int, seed: int) -> Sequences:
     offsets = np.zeros(users + 1, dtype=np.int64)
     np.cumsum(np.concatenate(lengths), out=offsets[1:])
     return Sequences(np.concatenate(parts), offsets)
+
+
+def moments(lengths: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """When every user did it, in seconds of Unix time: each between two moments of the same two years.
+
+    A stream of random numbers of their own: the rest of the world is the same with and without times.
+    """
+    rng = np.random.default_rng([seed, 5])
+    first, last = np.sort(OPENED + rng.integers(0, YEARS, (2, len(lengths))), axis=0)
+    at = np.repeat(first, lengths) + (
+        np.repeat(last - first, lengths) * rng.random(int(lengths.sum()))
+    ).astype(np.int64)
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    return at[np.lexsort((at, user))]
 
 
 def histories(catalogue: Catalogue, rng: Rng, lengths: NDArray[np.int64]) -> NDArray[np.int32]:

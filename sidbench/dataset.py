@@ -65,6 +65,23 @@ class Sequences:
         np.cumsum(kept, out=offsets[1:])
         return Sequences(self.items[position < np.repeat(kept, self.lengths)], offsets)
 
+    def where(self, kept: NDArray[np.bool_]) -> Sequences:
+        """Only the items at which `kept` (one of `items` each) holds, in the rows where they stand."""
+        upto = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
+        return Sequences(self.items[kept], upto[self.offsets])
+
+    def before(self, at: Ints) -> Sequences:
+        """For every position `at` in `items`: what stands before it in its row, the position left out."""
+        begin = self.offsets[:-1][self.row_of(at)]
+        offsets = np.zeros(len(at) + 1, dtype=np.int64)
+        np.cumsum(at - begin, out=offsets[1:])
+        source = np.arange(offsets[-1]) + np.repeat(begin - offsets[:-1], at - begin)
+        return Sequences(self.items[source], offsets)
+
+    def row_of(self, at: Ints) -> NDArray[np.int64]:
+        """The row in which each position of `items` stands."""
+        return np.searchsorted(self.offsets, at, side="right") - 1
+
     def last(self, back: int = 1) -> NDArray[np.int32]:
         """The item `back` places from the end of every row; every row must be that long."""
         return self.items[self.offsets[1:] - back]
@@ -82,6 +99,9 @@ class Corpus:
     titles: NDArray[np.str_] | None = None
     #: Known truth, where there is any: (n, depth) category of each item at each level.
     categories: NDArray[np.int32] | None = None
+    #: When each of `sequences.items` happened, in seconds (of Unix time, where dates are known); a protocol
+    #: that cuts by time needs them, no other reads them.
+    times: NDArray[np.int64] | None = None
     #: What was noticed on the way in, for people: ties, dropped rows.
     notes: tuple[str, ...] = ()
     #: A hash of what is learned from (vectors and sequences); decides the order of `permuted`.
@@ -106,6 +126,8 @@ class Corpus:
         items = self.sequences.items
         if len(items) and (items.min() < 0 or items.max() >= n):
             raise DataError(f"dataset {self.name!r}: sequences name items outside 0..{n - 1}")
+        if self.times is not None:
+            _check_times(self.times, self.sequences, f"dataset {self.name!r}")
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", _fingerprint(self))
         if not self.catalogue:
@@ -113,6 +135,12 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.embeddings)
+
+    @property
+    def times_digest(self) -> str:
+        """A hash of the times, apart from the fingerprint: it names the data where a protocol reads them."""
+        times = np.zeros(0, np.int64) if self.times is None else self.times
+        return hashlib.blake2b(np.ascontiguousarray(times).tobytes(), digest_size=8).hexdigest()
 
     def permuted(self) -> Corpus:
         """The same data with item rows in an order fixed by the content, so that nothing can profit from ids.
@@ -128,24 +156,12 @@ class Corpus:
         new_row[order] = np.arange(len(self), dtype=np.int32)
         return replace(
             self,
-            embeddings=self._reordered(order),
+            embeddings=some_rows(self.embeddings, order, f"permuted-{self.fingerprint}"),
             item_ids=self.item_ids[order],
             titles=None if self.titles is None else self.titles[order],
             categories=None if self.categories is None else self.categories[order],
             sequences=Sequences(new_row[self.sequences.items], self.sequences.offsets),
         )
-
-    def _reordered(self, order: Ints) -> Embeddings:
-        x = self.embeddings
-        if not isinstance(x, np.memmap):
-            return x[order]
-
-        def fill(out: Embeddings) -> None:
-            step = max(1, 4_000_000 // x.shape[1])
-            for start in range(0, len(order), step):
-                out[start : start + step] = x[order[start : start + step]]
-
-        return cached_rows(f"permuted-{self.fingerprint}", x.shape, fill)
 
 
 class Dataset(Plugin, ABC):
@@ -158,6 +174,37 @@ class Dataset(Plugin, ABC):
     @abstractmethod
     def load(self) -> Corpus:
         """Read or make the data. The suite permutes the items afterwards; a dataset need not."""
+
+
+def some_rows(x: Embeddings, rows: Ints, key: str) -> Embeddings:
+    """These rows in this order; of vectors on disk, another file in the cache under this name."""
+    if not isinstance(x, np.memmap):
+        return x[rows]
+
+    def fill(out: Embeddings) -> None:
+        step = max(1, 4_000_000 // x.shape[1])
+        for start in range(0, len(rows), step):
+            out[start : start + step] = x[rows[start : start + step]]
+
+    return cached_rows(key, (len(rows), x.shape[1]), fill)
+
+
+def _check_times(times: Any, sequences: Sequences, where: str) -> None:
+    """A whole number of seconds for every item of the sequences, never falling inside a row."""
+    kind, shape = getattr(times, "dtype", type(times).__name__), getattr(times, "shape", None)
+    if not isinstance(times, np.ndarray) or kind != np.int64 or shape != sequences.items.shape:
+        raise DataError(
+            f"{where}: times are {kind} of shape {shape}; expected int64 of shape {sequences.items.shape}, "
+            "the seconds of every item of the sequences"
+        )
+    falls = np.flatnonzero(times[1:] < times[:-1]) + 1
+    inside = falls[~np.isin(falls, sequences.offsets)]
+    if len(inside):
+        row = int(sequences.row_of(inside[:1])[0])
+        raise DataError(
+            f"{where}: times fall inside {len(np.unique(sequences.row_of(inside))):,} sequences, first in "
+            f"row {row}; expected every sequence oldest first"
+        )
 
 
 def check_embeddings(x: Any, where: str) -> None:

@@ -21,6 +21,7 @@ Rows = NDArray[np.int64]
 # A larger file of vectors stays on disk and is read through a memmap.
 IN_MEMORY = 1 << 30
 LAYOUT = "`user` and `items` (lists), or `user`, `item` and `timestamp`"
+TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 ITEM, USER, TIME = ("item", "item_id", "id"), ("user", "user_id"), ("timestamp", "time")
 
 
@@ -33,8 +34,9 @@ class Folder(Dataset):
     - sequences.parquet: a row a user with `user`, `items` and perhaps `timestamps`, both lists, oldest
       first; or a row an event with `user`, `item`, `timestamp`.
 
-    Events are ordered by time. Where times are equal, `ties` decides: `file` keeps the order of the file,
-    `shuffle` orders by a fixed hash of user and item, so that the order inside a tie carries nothing.
+    Events are ordered by time: dates, or numbers that are taken for seconds. Where times are equal, `ties`
+    decides: `file` keeps the order of the file, `shuffle` orders by a fixed hash of user and item, so that
+    the order inside a tie carries nothing.
     """
 
     name = "folder"
@@ -53,7 +55,7 @@ class Folder(Dataset):
             )
         items = read_items(folder)
         events = read_events(folder / "sequences.parquet", items.ids)
-        sequences, notes = events.ordered(self.ties)
+        sequences, times, notes = events.ordered(self.ties)
         return Corpus(
             name=folder.resolve().name,
             embeddings=items.embeddings,
@@ -62,6 +64,7 @@ class Folder(Dataset):
             user_ids=as_numpy(events.user_ids),
             titles=items.titles,
             categories=items.categories,
+            times=times,
             notes=(*items.notes, *notes),
         )
 
@@ -92,17 +95,29 @@ class Items:
 
 
 @dataclass(frozen=True, eq=False)
+class Clock:
+    """Times as the file counts them, and how many of its ticks are a second."""
+
+    ticks: NDArray[Any]
+    a_second: int = 1
+
+    def seconds(self, order: Rows) -> NDArray[np.int64]:
+        """Whole seconds, rounded down, so that their order is the ticks'."""
+        return (self.ticks[order] // self.a_second).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
 class Events:
     """Who did what: row e is item `items[e]` by user number `users[e]`, in the order of the file."""
 
     file: Path
     users: Rows
     items: Rows
-    times: NDArray[Any] | None
+    times: Clock | None
     user_ids: pa.Array
 
-    def ordered(self, ties: str) -> tuple[Sequences, tuple[str, ...]]:
-        """Each user's items by time, and what people should know about equal times."""
+    def ordered(self, ties: str) -> tuple[Sequences, NDArray[np.int64] | None, tuple[str, ...]]:
+        """Each user's items by time, their seconds, and what people should know about equal times."""
         if self.times is None:
             if ties == "shuffle":
                 raise UsageError(
@@ -110,11 +125,12 @@ class Events:
                     "add a column `timestamps` or leave ties = 'file'"
                 )
             order = np.argsort(self.users, kind="stable")
-            return self._rows(order), ("no timestamps: the order of the file stands for time",)
+            return self._rows(order), None, ("no timestamps: the order of the file stands for time",)
         # Mixed with the user: were it a hash of the item alone, one order would hold for everybody.
         mixed = scramble(self.items.astype(np.uint64) ^ scramble(self.users.astype(np.uint64), 1), 2)
-        order = np.lexsort((mixed, self.times, self.users) if ties == "shuffle" else (self.times, self.users))
-        users, times = self.users[order], self.times[order]
+        ticks = self.times.ticks
+        order = np.lexsort((mixed, ticks, self.users) if ties == "shuffle" else (ticks, self.users))
+        users, times = self.users[order], ticks[order]
         tied = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
         is_last = np.append(users[1:] != users[:-1], True)[1:]
         note = (
@@ -122,7 +138,7 @@ class Events:
             f"{(tied & is_last).sum():,} users' last two do; inside a tie the order is "
             + ("that of the file (ties = 'file')" if ties == "file" else "a hash (ties = 'shuffle')")
         )
-        return self._rows(order), (note,) if tied.any() else ()
+        return self._rows(order), self.times.seconds(order), (note,) if tied.any() else ()
 
     def _rows(self, order: Rows) -> Sequences:
         offsets = np.zeros(len(self.user_ids) + 1, dtype=np.int64)
@@ -310,19 +326,20 @@ def identifiers(array: pa.Array, path: Path) -> pa.Array:
     raise DataError(f"{path}: ids are {kind}; expected integers or text")
 
 
-def clock(array: pa.Array, path: Path) -> NDArray[Any]:
+def clock(array: pa.Array, path: Path) -> Clock:
     """Times as numbers that sort."""
+    a_second = 1
+    if pa.types.is_date(array.type):
+        array = array.cast(pa.timestamp("ms"))
     kind = array.type
-    if pa.types.is_timestamp(kind) or pa.types.is_date64(kind):
-        array = array.cast(pa.int64())
-    elif pa.types.is_date32(kind):
-        array = array.cast(pa.int32())
+    if pa.types.is_timestamp(kind):
+        array, a_second = array.cast(pa.int64()), TICKS[kind.unit]
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise DataError(f"{path}: timestamps are {kind}; expected numbers or dates")
-    times = array.to_numpy(zero_copy_only=False)
-    if array.null_count or (times.dtype.kind == "f" and np.isnan(times).any()):
-        raise DataError(f"{path}: some timestamps are empty; fill or drop these events")
-    return np.asarray(times)
+    ticks = array.to_numpy(zero_copy_only=False)
+    if array.null_count or (ticks.dtype.kind == "f" and not np.isfinite(ticks).all()):
+        raise DataError(f"{path}: some timestamps are empty or infinite; fill or drop these events")
+    return Clock(np.asarray(ticks), a_second)
 
 
 def list_column(table: pa.Table, name: str, path: Path) -> pa.Array:

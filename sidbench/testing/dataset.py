@@ -29,8 +29,12 @@ def check_a_dataset_loads_a_corpus(d: DatasetSubject) -> None:
 
 
 def check_a_dataset_loads_the_same_twice(d: DatasetSubject) -> None:
-    again = d.dataset.replace().load().fingerprint
-    that(again == d.corpus.fingerprint, f"two loads have fingerprints {d.corpus.fingerprint} and {again}")
+    again = d.dataset.replace().load()
+    that(
+        again.fingerprint == d.corpus.fingerprint,
+        f"two loads have fingerprints {d.corpus.fingerprint} and {again.fingerprint}",
+    )
+    that(again.times_digest == d.corpus.times_digest, "two loads have different times")
 
 
 def check_sequences_are_whole_and_in_range(d: DatasetSubject) -> None:
