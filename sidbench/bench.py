@@ -173,7 +173,7 @@ def run_one(task: Task, bench: Bench, store: Store, env: dict[str, str]) -> RunR
     run.facts["notes"] = [provenance.without_folders(note) for note in notes]
     try:
         if isinstance(task.method, Reference):
-            _run_reference(task.method, bench, run)
+            _run_reference(task.method, bench, run, store.unfinished(key), task.code())
         else:
             _run_tokenizer(task, bench, run, store, key)
     except StorageError:
@@ -248,10 +248,7 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
         "versions": provenance.versions(),
     }
     sids = SIDs(codes, tokenizer.sizes, corpus.item_ids, manifest=manifest)
-    told = _plain(tokenizer.facts(), f"{tokenizer.name}.facts()")
-    if taken := sorted(RUN_FACTS & told.keys()):
-        raise ContractError(f"{tokenizer.name}.facts() names {', '.join(taken)}, which the run itself states")
-    run.facts.update(told)
+    run.facts.update(_told(tokenizer))
 
     run.stage = "measure"
     numbers, run.levels = metrics.codebook_metrics(codes, sids.sizes)
@@ -347,15 +344,26 @@ def _disk_refuses(error: Exception, folder: Path) -> bool:
     return number in REFUSALS and ours
 
 
-def _run_reference(method: Reference, bench: Bench, run: _Run) -> None:
+def _run_reference(method: Reference, bench: Bench, run: _Run, unfinished: Path, code: str) -> None:
     reference = method.replace()
-    with run.timed("fit", bench.device) as fit:
+    with run.timed("fit", bench.device) as fit, checkpoints.kept_in(unfinished / code):
         reference.fit(bench.learning, bench.corpus.embeddings)
+    run.facts.update(_told(reference))
     run.measured["fit_seconds"] = fit.seconds
+    run.vectors.update({f"curve_{k}": np.asarray(v) for k, v in reference.curves().items()})
     with run.timed("search", bench.device) as search:
         ranking = reference.recommend(bench.split.test.histories, places_needed(bench))
     run.measured["search_users_per_second"] = len(bench.split.test) / search.seconds
     _score(ranking, bench, run, sid_level=False)
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _told(method: Tokenizer | Reference) -> dict[str, Any]:
+    """A method's own facts, none of which may stand for one of the run's."""
+    told: dict[str, Any] = _plain(method.facts(), f"{method.name}.facts()")
+    if taken := sorted(RUN_FACTS & told.keys()):
+        raise ContractError(f"{method.name}.facts() names {', '.join(taken)}, which the run itself states")
+    return told
 
 
 def places_needed(bench: Bench) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ class Reference(Plugin, ABC):
     """Learns from `split.train` alone, and ranks items. The built-in ones live in sidbench/references/."""
 
     kind: ClassVar[str] = "reference"
+    #: Whether what is learned hangs on `seed`: then there is a row a seed, as of a tokenizer.
+    random: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, split: Split, x: Embeddings) -> Self:
@@ -27,6 +29,14 @@ class Reference(Plugin, ABC):
     @abstractmethod
     def recommend(self, histories: Sequences, k: int) -> Ranking:
         """The best k items after each history, best first; all of them where the catalogue is smaller."""
+
+    def facts(self) -> dict[str, Any]:
+        """What a record should keep beside the parameters, once fitted (device, steps), if anything."""
+        return {}
+
+    def curves(self) -> dict[str, list[float]]:
+        """What training went through by step, if there was any; kept in the record."""
+        return {}
 
 
 def best(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
