@@ -129,8 +129,7 @@ def code_of(*plugins: type[Plugin]) -> str:
 
 def _params(plugin: Plugin) -> dict[str, Any]:
     """Parameters as JSON has them; seed and device stand elsewhere in the key."""
-    left_out = {"seed", "device", *plugin.incidental}
-    own = {k: v for k, v in plugin.params().items() if k not in left_out}
+    own = {k: v for k, v in plugin.deciding().items() if k not in ("seed", "device")}
     return {k: _plain(v, f"{plugin.name}.{k}") for k, v in own.items()}
 
 

@@ -30,6 +30,8 @@ class Plugin:
     group: ClassVar[str] = ""
     #: Parameters that decide nothing of the result: another value is the same run.
     incidental: ClassVar[tuple[str, ...]] = ()
+    #: Parameters that came after records were written: at its default, such a one names no other run.
+    added: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -51,6 +53,12 @@ class Plugin:
     def params(self) -> dict[str, Any]:
         """The parameters as a record keeps them."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def deciding(self) -> dict[str, Any]:
+        """The parameters that decide the result, and so name its record."""
+        default = {f.name: f.default for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        young = {k for k in self.added if getattr(self, k) == default[k]}
+        return {k: v for k, v in self.params().items() if k not in self.incidental and k not in young}
 
     def replace(self: P, **changes: Any) -> P:
         """A fresh, unfitted copy with some parameters changed."""
