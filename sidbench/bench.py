@@ -447,5 +447,8 @@ def with_seed(task: Task, seed: int, device: str) -> Task:
     method = task.method
     if isinstance(method, Tokenizer):
         method = method.replace(seed=seed, device=device)
+    else:
+        given = {"seed": seed, "device": device}
+        method = method.replace(**{k: v for k, v in given.items() if k in method.params()})
     decoder = None if task.decoder is None else task.decoder.replace(seed=seed, device=device)
     return replace(task, method=method, decoder=decoder, seed=seed)

@@ -84,7 +84,19 @@ def run(
         str | None, typer.Option(help="Resolvers by name, or all. [dim]Default: suffix.[/dim]")
     ] = None,
     decoder: Annotated[
-        str | None, typer.Option(help="Decoder preset: quick, standard or paper. [dim]Default: quick.[/dim]")
+        str | None,
+        typer.Option(
+            help="Decoder preset: quick, timed, standard or paper. "
+            "[dim]Default: quick; timed where --budget names a time.[/dim]"
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME|SEQUENCES",
+            help="What each row's training is given: a time, with its search but without the tokenizer's fit "
+            "(90s, 5m, 1h30m), or sequences to see (50000seq). [dim]Default: the preset's steps.[/dim]",
+        ),
     ] = None,
     protocol: Annotated[
         str | None,
@@ -140,6 +152,7 @@ def run(
         "dataset": dataset,
         "resolvers": resolvers,
         "decoder": decoder,
+        "budget": budget,
         "protocol": protocol,
         "seen": seen,
         "cutoffs": cutoffs,

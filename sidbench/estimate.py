@@ -49,13 +49,13 @@ class Estimator:
         disk = _disk_mb(task, self.bench)
         for record in self.earlier:
             if record.status == "ok" and _same_row(record, task, self.bench):
-                took = record.measured
-                peak = float(took.get("peak_memory_mb", 0))
-                return Estimate(
-                    _seconds(record, len(self.bench.split.test)), _resident_mb() + peak, disk, True
-                )
+                seconds = _seconds(record, len(self.bench.split.test), _budget(task))
+                peak = float(record.measured.get("peak_memory_mb", 0))
+                return Estimate(seconds, _resident_mb() + peak, disk, True)
         if isinstance(task.method, Reference):
-            seconds = self._once(task.method, lambda: _try_reference(task.method, self.bench))
+            seconds = _budget(task) or self._once(
+                task.method, lambda: _try_reference(task.method, self.bench)
+            )
         else:
             assert task.decoder is not None
             what = (task.decoder.replace(seed=0), task.method.levels, repr(task.resolver))
@@ -175,8 +175,17 @@ def _seconds_to_fit(method: Tokenizer, x: Embeddings) -> float:
     return (time.perf_counter() - start) / share
 
 
-def _seconds(record: RunRecord, users: int) -> float:
+def _budget(task: Task) -> float:
+    """The seconds that a row's training and search are given; 0 where nobody said."""
+    trained = task.decoder or task.method
+    return float(trained.params().get("budget", 0))
+
+
+def _seconds(record: RunRecord, users: int, budget: float) -> float:
     took = record.measured
+    if budget:
+        fit = 0.0 if record.key["decoder"] is None else float(took.get("fit_seconds", 0))
+        return 1 + budget + fit + float(took.get("resolve_seconds", 0))
     seconds = sum(float(took.get(k, 0)) for k in ("fit_seconds", "resolve_seconds", "decoder_seconds"))
     return 1 + seconds + users / float(took.get("search_users_per_second", math.inf))
 

@@ -14,7 +14,7 @@ from sidbench.dataset import cached_files
 from sidbench.decoder import Decoder
 from sidbench.errors import UsageError, unknown
 from sidbench.kit.device import resolve as resolve_device
-from sidbench.plugin import Plugin, configure, parameter_types, required
+from sidbench.plugin import P, Plugin, configure, parameter_types, required
 from sidbench.protocol import PROTOCOLS, split
 from sidbench.record import RunRecord, Store
 from sidbench.resolver import Resolver
@@ -70,11 +70,13 @@ def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> P
     cached = sum(size for path, size in cached_files().items() if path not in before) / 2**20
     tasks = []
     for row in rows:
-        # A reference draws no random numbers: one row, the same one whatever the seeds.
-        seeds = settings.seeds if isinstance(row.method, Tokenizer) else [0]
+        # A reference that draws no random numbers is one row, the same one whatever the seeds.
+        draws = isinstance(row.method, Tokenizer) or row.method.random
+        seeds = settings.seeds if draws else [0]
         tasks += [with_seed(row, seed, device) for seed in dict.fromkeys(seeds)]
     done = {} if redo else {i: r for i, t in enumerate(tasks) if (r := fresh(t, bench, store)) is not None}
-    return Plan(bench, tuple(tasks), store, done, _unused(settings, tasks), cached)
+    notes = (*_unused(settings, tasks), *_unbound(settings, tasks))
+    return Plan(bench, tuple(tasks), store, done, notes, cached)
 
 
 def run_plan(
@@ -134,6 +136,7 @@ def _rows(settings: Settings) -> list[Task]:
         configure(registry.find("resolver", r), settings.set.get(r, {})) for r in dict.fromkeys(chosen)
     ]
     decoder = Decoder.preset(settings.decoder, **settings.set.get("decoder", {}))
+    decoder = _bound(decoder, "decoder", settings)
     rows = []
     for label in dict.fromkeys(labels):
         name = label.partition("@")[0]
@@ -148,8 +151,18 @@ def _rows(settings: Settings) -> list[Task]:
         if isinstance(method, Tokenizer):
             rows += [Task(label, method, 0, resolver, decoder, settings.decoder) for resolver in made]
         else:
-            rows.append(Task(label, method, 0))
+            rows.append(Task(label, _bound(method, label, settings), 0))
     return rows
+
+
+def _bound(plugin: P, target: str, settings: Settings) -> P:
+    """The decoder or a reference with the run's budget; what counts instead of training stays as it is."""
+    budget = settings.budget
+    if budget is None or not budget.binds(plugin):
+        return plugin
+    for label in (target.partition("@")[0], target):
+        budget.refuse(label, settings.set.get(label, {}))
+    return budget.bind(plugin)
 
 
 def _tokenizer(name: str, methods: dict[str, type[Any]]) -> type[Any]:
@@ -190,4 +203,17 @@ def _unused(settings: Settings, tasks: list[Task]) -> tuple[str, ...]:
     used |= {"decoder", "all"} if any(t.decoder is not None for t in tasks) else set()
     return tuple(
         f"--set {target} is not used by any row of this run" for target in settings.set if target not in used
+    )
+
+
+def _unbound(settings: Settings, tasks: list[Task]) -> tuple[str, ...]:
+    """A note on each reference that takes a budget, but not one of this kind."""
+    budget = settings.budget
+    if budget is None:
+        return ()
+    found = {t.label: t.method for t in tasks if t.decoder is None and "budget" in t.method.params()}
+    return tuple(
+        f"{label} goes by its own settings: a budget of sequences needs batch, steps and patience"
+        for label, method in found.items()
+        if not budget.binds(method)
     )

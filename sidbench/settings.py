@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from sidbench.budget import EXPECTED, Budget
 from sidbench.errors import UsageError, nearest
 
 if sys.version_info >= (3, 11):
@@ -21,6 +22,15 @@ def split_list(value: Any) -> Any:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return [value] if isinstance(value, int) else value
+
+
+def parse_budget(value: Any) -> Any:
+    """`5m` as a Budget. A number alone could be seconds or sequences: it is neither."""
+    if value is None or isinstance(value, Budget):
+        return value
+    if not isinstance(value, str):
+        raise UsageError(f"budget = {value!r} does not fit; {EXPECTED}")
+    return Budget.parse(value)
 
 
 Lists = BeforeValidator(split_list)
@@ -37,7 +47,8 @@ class Settings(BaseModel):
     methods: Names = ["all"]
     dataset: str = "synthetic"
     resolvers: Names = ["suffix"]
-    decoder: str = "quick"
+    decoder: str = "quick"  # with a budget in time: "timed"
+    budget: Annotated[Budget | None, BeforeValidator(parse_budget)] = None
     protocol: str = "leave-one-out"
     seen: Literal["keep", "mask"] = "keep"
     cutoffs: Cutoffs = [1, 5, 10, 20]
@@ -46,6 +57,13 @@ class Settings(BaseModel):
     threads: Annotated[int, Field(ge=0)] = 0  # 0: all cores that this process may use
     results: str = "results"
     set: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _preset_of_a_budget(self) -> Settings:
+        """Who names no decoder gets the one that is made for the budget."""
+        if self.budget is not None and self.budget.seconds and "decoder" not in self.model_fields_set:
+            object.__setattr__(self, "decoder", "timed")
+        return self
 
 
 def read_settings(config: Path | None, given: dict[str, Any], sets: list[str]) -> Settings:

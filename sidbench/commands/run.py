@@ -14,7 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sidbench.bench import Task
+from sidbench.budget import Budget
 from sidbench.commands.results import readable, write_board
+from sidbench.decoder import Decoder
 from sidbench.display import Display, row_name
 from sidbench.estimate import Estimate, Estimator
 from sidbench.plan import Plan, make_plan, run_plan
@@ -73,11 +75,23 @@ def _introduce(plan: Plan, settings: Settings, console: Console) -> None:
     )
     decoder = next((t.decoder for t in plan.tasks if t.decoder is not None), None)
     if decoder is not None:
-        hidden = ("seed", "device")
+        # With a budget, what it decides is said by it alone.
+        bound = () if settings.budget is None else ("budget", "steps", "patience")
+        hidden = ("seed", "device", *bound, *(() if decoder.budget else ("budget",)))
         said = ", ".join(f"{k} {v}" for k, v in decoder.params().items() if k not in hidden)
         console.print(f"decoder {settings.decoder}: {said}", style="dim", soft_wrap=True)
+    if settings.budget is not None:
+        console.print(_said(settings.budget, decoder), soft_wrap=True)
     for note in (*corpus.notes, *bench.split.notes, *plan.notes):
         console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
+
+
+def _said(budget: Budget, decoder: Decoder | None) -> str:
+    """A budget in words."""
+    if budget.seconds:
+        return f"budget {budget} a row: training and the search of all users; a tokenizer's fit is apart"
+    steps = "" if decoder is None else f" ({decoder.steps:,} steps of {decoder.batch})"
+    return f"budget {budget.sequences:,} sequences a row{steps}: no training stops sooner"
 
 
 def _print_plan(plan: Plan, console: Console, as_json: bool) -> int:

@@ -50,6 +50,8 @@ class Decoder(Plugin):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         # The defaults: a few thousand users on two cores, in about ten seconds.
         "quick": {},
+        # Real data on two cores, under `--budget`: ten thousand users and more.
+        "timed": {"history": 10, "dropout": 0.2, "learning_rate": 3e-3},
         # Ten thousand items: minutes on a GPU.
         "standard": {
             "architecture": "tiger",
@@ -115,8 +117,8 @@ class Decoder(Plugin):
     budget: Annotated[float, Field(ge=0)] = 0.0
     #: Steps between two validations; a budget has twenty.
     eval_every: Count = 50
-    #: Validations in a row without a better one before training stops.
-    patience: Count = 3
+    #: Validations in a row without a better one before training stops; 0 = it never does.
+    patience: Annotated[int, Field(ge=0)] = 3
     #: How many validation users select; the same ones every time.
     valid_users: Count = 500
     #: SIDs kept at every level of the search.
@@ -138,7 +140,7 @@ class Decoder(Plugin):
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Decoder:
-        """A decoder with the settings of `quick`, `standard` or `paper`."""
+        """A decoder with the settings of `quick`, `timed`, `standard` or `paper`."""
         if name not in cls.presets:
             raise unknown("decoder preset", name, cls.presets)
         return cls(**{**cls.presets[name], **overrides})
@@ -170,7 +172,7 @@ class Decoder(Plugin):
         valid = some(split.valid, self.valid_users)
         noise = self._noise(course.step)
         share = course.share()
-        while share < 1 and (self.budget or course.since < self.patience):
+        while share < 1 and (self.budget or not self.patience or course.since < self.patience):
             batch = windows.next(self.batch)
             course.targets += int(windows.counts[batch].sum())
             course.recent.append(self._learn(windows, noise, batch))
