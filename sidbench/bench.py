@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import math
 import os
@@ -24,9 +25,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from sidbench import checkpoints, clock, metrics, progress, provenance
-from sidbench.dataset import Corpus, Dataset, Sequences
+from sidbench.dataset import Corpus, Dataset, Embeddings, Sequences, some_rows
 from sidbench.decoder import Decoder
-from sidbench.errors import ContractError, SidbenchError, StorageError
+from sidbench.errors import ContractError, SidbenchError, StorageError, UsageError
 from sidbench.plugin import Plugin
 from sidbench.protocol import Split, Targets
 from sidbench.ranking import Ranking
@@ -65,6 +66,17 @@ class Bench:
     def floor(self) -> dict[str, float]:
         """What repeated vectors alone make of the collisions; the same for every row."""
         return metrics.floor_metrics(self.corpus.embeddings)
+
+    @cached_property
+    def known(self) -> Embeddings:
+        """The vectors that a tokenizer is fitted on: those of all items but the cold ones."""
+        x, cold = self.corpus.embeddings, self.split.cold
+        if len(cold):
+            which = hashlib.blake2b(cold.tobytes(), digest_size=4).hexdigest()
+            x = some_rows(x, self.split.warm, f"warm-{self.corpus.fingerprint}-{which}")
+        x = x.view(np.ndarray)
+        x.flags.writeable = False  # a plugin that writes to its input fails as that plugin's own error
+        return x
 
     @property
     def learning(self) -> Split:
@@ -107,6 +119,7 @@ class Task:
                 "seen": bench.seen,
                 "cutoffs": list(bench.cutoffs),
                 "evaluated": len(bench.split.test),
+                **({"params": bench.split.params} if bench.split.params else {}),
             },
             "resolver": None
             if self.resolver is None
@@ -227,8 +240,8 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
     assert isinstance(task.method, Tokenizer)
     assert task.resolver is not None
     assert task.decoder is not None
-    x, corpus, split = bench.corpus.embeddings, bench.corpus, bench.split
-    x = x.view(np.ndarray)
+    corpus, split = bench.corpus, bench.split
+    x = corpus.embeddings.view(np.ndarray)
     x.flags.writeable = False  # a plugin that writes to its input fails as that plugin's own error
     tokenizer = task.method.replace()
     run.facts.update(sizes=list(tokenizer.sizes), floor=tokenizer.floor, encode_chunk=ENCODE_CHUNK)
@@ -245,24 +258,26 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
         "tokenizer_levels": len(tokenizer.sizes),
         "fingerprint": corpus.fingerprint,
         "versions": provenance.versions(),
+        **({"cold_items": len(split.cold)} if len(split.cold) else {}),
     }
     sids = SIDs(codes, tokenizer.sizes, corpus.item_ids, manifest=manifest)
     run.facts.update(_told(tokenizer))
 
     run.stage = "measure"
     numbers, run.levels = metrics.codebook_metrics(codes, sids.sizes)
+    run.vectors.update(metrics.usage(codes, sids.sizes))
     run.metrics.update(numbers, **bench.floor)
     run.metrics.update(metrics.collision_metrics(codes, split.test.items))
+    if len(split.cold):
+        run.metrics.update(metrics.cold_collisions(codes, split.cold))
     if again is not None:
-        run.metrics["encode_agreement"] = float((again == codes).all(axis=1).mean())
+        run.metrics["encode_agreement"] = float((again == codes).all(axis=1)[split.warm].mean())
     if tokenizer.supports("reconstruct"):
         run.metrics.update(metrics.reconstruction_metrics(x, codes, tokenizer.reconstruct))
 
     with run.timed("resolve") as resolve:
-        resolved = task.resolver.resolve(sids, tokenizer, x)
+        resolved = _resolved(task.resolver, sids, tokenizer, bench)
     run.measured["resolve_seconds"] = resolve.seconds
-    if not np.array_equal(resolved.item_ids, sids.item_ids):
-        raise ContractError(f"{task.resolver.name}.resolve must return the same items in the same order")
     run.metrics.update(metrics.collision_metrics(resolved.codes, split.test.items, resolved=True))
     run.facts["sid_sizes"] = list(resolved.sizes)
 
@@ -288,8 +303,19 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
     shutil.rmtree(store.unfinished(key), ignore_errors=True)
 
 
+def refuse(method: Tokenizer | Reference, split: Split) -> None:
+    """A protocol whose cold items a method must have seen cannot run it."""
+    if len(split.cold) and isinstance(method, Tokenizer) and method.supports("codes_of"):
+        raise UsageError(
+            f"{method.name} looks its codes up and cannot encode new items, so {split.protocol} has nothing "
+            f"to judge: its codes of the {len(split.cold):,} cold items were made with knowledge of them. "
+            "Leave it out, or use another protocol"
+        )
+
+
 def _codes(tokenizer: Tokenizer, bench: Bench, run: _Run, unfinished: Path) -> tuple[Codes, Codes | None]:
     """The catalogue's codes, and what `encode` alone says of the same items, where it can say anything."""
+    refuse(tokenizer, bench.split)
     x = bench.corpus.embeddings.view(np.ndarray)
     if tokenizer.supports("codes_of"):
         with run.timed("fit") as fit:
@@ -297,10 +323,14 @@ def _codes(tokenizer: Tokenizer, bench: Bench, run: _Run, unfinished: Path) -> t
         run.measured["peak_memory_mb"] = fit.peak_mb
         return codes, None
     with run.timed("fit", bench.device) as fit, checkpoints.kept_in(unfinished):
-        codes = tokenizer.fit_encode(x)
+        known = tokenizer.fit_encode(bench.known)
     run.measured["fit_seconds"] = fit.seconds
     with run.timed("encode", bench.device) as encode:
         again = _in_chunks(tokenizer, x)
+    codes = known
+    if len(bench.split.cold):
+        codes = again.copy()
+        codes[bench.split.warm] = known
     run.measured["peak_memory_mb"] = max(fit.peak_mb, encode.peak_mb)
     # The pass above was the warm-up.
     run.measured["encode_items_per_second"] = clock.items_per_second(
@@ -308,6 +338,28 @@ def _codes(tokenizer: Tokenizer, bench: Bench, run: _Run, unfinished: Path) -> t
     )
     run.vectors.update({f"fit_{k}": np.asarray(v) for k, v in tokenizer.curves().items()})
     return codes, again
+
+
+def _resolved(resolver: Resolver, sids: SIDs, tokenizer: Tokenizer, bench: Bench) -> SIDs:
+    """Every item's SID: those of known items first and for themselves, the cold ones beside them."""
+    cold, warm = bench.split.cold, bench.split.warm
+    known = sids if not len(cold) else sids.replace(codes=sids.codes[warm], item_ids=sids.item_ids[warm])
+    frozen = resolver.resolve(known, tokenizer, bench.known)
+    if not np.array_equal(frozen.item_ids, known.item_ids):
+        raise ContractError(f"{resolver.name}.resolve must return the same items in the same order")
+    if not len(cold):
+        return frozen
+    x = bench.corpus.embeddings[cold].view(np.ndarray)
+    both = resolver.extend(frozen, sids.codes[cold], sids.item_ids[cold], tokenizer, x)
+    place = np.concatenate([warm, cold])
+    if not np.array_equal(both.item_ids, sids.item_ids[place]) or not np.array_equal(
+        both.codes[: len(warm)], frozen.codes
+    ):
+        raise ContractError(
+            f"{resolver.name}.extend must return the frozen SIDs unchanged, then the new items'"
+        )
+    order = np.argsort(place)
+    return both.replace(codes=both.codes[order], item_ids=both.item_ids[order])
 
 
 def _save_artifact(folder: Path, tokenizer: Tokenizer, sids: SIDs, corpus: Corpus) -> None:
@@ -378,11 +430,15 @@ def places_needed(bench: Bench) -> int:
 
 def _score(ranking: Ranking, bench: Bench, run: _Run, *, sid_level: bool) -> None:
     run.stage = "score"
-    test = bench.split.test
+    test, split = bench.split.test, bench.split
     if bench.seen == "mask":
         ranking = ranking.without(test.histories)
     found = metrics.places(ranking, test.items)
     run.metrics.update(metrics.ranking_metrics(found, bench.cutoffs, sid_level=sid_level))
+    if len(split.cold):
+        run.metrics.update(metrics.cold_metrics(found, np.isin(test.items, split.cold), bench.cutoffs))
+    met = np.bincount(split.train.items, minlength=split.n_items)[test.items]
+    run.levels = {**run.levels, **metrics.decile_recall(found, met, bench.cutoffs)}
     run.vectors.update(
         user=test.users, **{f"target_{k}": v.astype(np.int32) for k, v in found._asdict().items()}
     )

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sidbench import provenance, registry
-from sidbench.bench import Bench, Task, fresh, run_one, warm_up, with_seed
+from sidbench.bench import Bench, Task, fresh, refuse, run_one, warm_up, with_seed
 from sidbench.dataset import cached_files
 from sidbench.decoder import Decoder
 from sidbench.errors import UsageError, unknown
 from sidbench.kit.device import resolve as resolve_device
 from sidbench.plugin import P, Plugin, configure, parameter_types, required
-from sidbench.protocol import PROTOCOLS, split
+from sidbench.protocol import PROTOCOLS, make_protocol
 from sidbench.record import RunRecord, Store
 from sidbench.resolver import Resolver
 from sidbench.settings import Settings
@@ -48,8 +48,7 @@ def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> P
     threads = settings.threads or provenance.available_cores()
     limit_threads(threads)
     rows = _rows(settings)
-    if settings.protocol not in PROTOCOLS:
-        raise unknown("protocol", settings.protocol, PROTOCOLS)
+    protocol = make_protocol(settings.protocol, settings.set.get(settings.protocol))
     # Its name and parameters, before anything is read.
     dataset = registry.make_dataset(settings.dataset, settings.set.get("dataset"))
     store = Store(Path(settings.results))
@@ -60,7 +59,7 @@ def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> P
     corpus = registry.load_dataset(settings.dataset, settings.set.get("dataset"))
     bench = Bench(
         corpus=corpus,
-        split=split(corpus, settings.protocol),
+        split=protocol.split(corpus),
         cutoffs=tuple(sorted(set(settings.cutoffs))),
         seen=settings.seen,
         device=device,
@@ -70,6 +69,7 @@ def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> P
     cached = sum(size for path, size in cached_files().items() if path not in before) / 2**20
     tasks = []
     for row in rows:
+        refuse(row.method, bench.split)
         # A reference that draws no random numbers is one row, the same one whatever the seeds.
         draws = isinstance(row.method, Tokenizer) or row.method.random
         seeds = settings.seeds if draws else [0]
@@ -117,7 +117,7 @@ def _rows(settings: Settings) -> list[Task]:
     """One task a method (or variant) and resolver, with everybody's parameters in place."""
     tokenizers, references, resolvers = registry.tokenizers(), registry.references(), registry.resolvers()
     methods = {**tokenizers, **references}
-    _check_set(settings, {**methods, **resolvers})
+    _check_set(settings, {**methods, **resolvers, **PROTOCOLS})
     labels: list[str] = []
     for name in settings.methods:
         variants = [t for t in settings.set if "@" in t]
@@ -183,7 +183,7 @@ def _check_set(settings: Settings, plugins: dict[str, type[Plugin]]) -> None:
         if target == "dataset":  # checked where the dataset is made
             continue
         for key, option in (("seed", "--seeds"), ("device", "--device")):
-            if key in values:
+            if key in values and target not in PROTOCOLS:  # a protocol's seed is its own
                 raise UsageError(f"--set {target}.{key}: {option} sets it, for every row alike")
         if target == "all":
             shared = [k for k in parameter_types(Tokenizer) if k not in ("seed", "device")]
@@ -198,7 +198,7 @@ def _check_set(settings: Settings, plugins: dict[str, type[Plugin]]) -> None:
 
 def _unused(settings: Settings, tasks: list[Task]) -> tuple[str, ...]:
     """A note on each table under `set` that no row of this run reads."""
-    used = {"dataset", *(t.label for t in tasks), *(t.method.name for t in tasks)}
+    used = {"dataset", settings.protocol, *(t.label for t in tasks), *(t.method.name for t in tasks)}
     used |= {t.resolver.name for t in tasks if t.resolver is not None}
     used |= {"decoder", "all"} if any(t.decoder is not None for t in tasks) else set()
     return tuple(

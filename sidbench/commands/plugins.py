@@ -95,9 +95,11 @@ def _named(name: str) -> tuple[type[Plugin], dict[str, Any]]:
         return Decoder, {}
     if name in Decoder.presets:
         return Decoder, Decoder.presets[name]
+    if name in PROTOCOLS:
+        return PROTOCOLS[name], {}
     everything = {n: cls for kind in KINDS.values() for n, cls in registry.plugins(kind).items()}
     if name not in everything:
-        raise unknown("plugin", name, [*everything, "decoder", *Decoder.presets])
+        raise unknown("plugin", name, [*everything, "decoder", *Decoder.presets, *PROTOCOLS])
     return everything[name], {}
 
 
@@ -130,7 +132,15 @@ def _built_in() -> dict[str, list[dict[str, Any]]]:
         }
         for preset, values in Decoder.presets.items()
     ]
-    protocols = [{"name": n, "summary": (f.__doc__ or "").splitlines()[0]} for n, f in PROTOCOLS.items()]
+    protocols = [
+        {
+            "name": name,
+            "summary": cls.summary(),
+            "legend": " ".join((cls.__doc__ or "").partition("\n")[2].split()),
+            "parameters": _parameters(cls),
+        }
+        for name, cls in PROTOCOLS.items()
+    ]
     metrics = [
         {"name": m.name, "summary": m.label, "source": m.source, "direction": m.direction, "legend": m.legend}
         for m in METRICS.values()

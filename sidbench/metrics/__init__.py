@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from sidbench.errors import unknown
-from sidbench.metrics import clock, codebook, collisions, ranks
+from sidbench.metrics import clock, codebook, collisions, parts, ranks
 from sidbench.metrics.codebook import codebook_metrics, reconstruction_metrics, usage
 from sidbench.metrics.collisions import collision_metrics, floor_metrics
 from sidbench.metrics.metric import ABSENT, Metric
+from sidbench.metrics.parts import cold_collisions, cold_metrics, decile_recall
 from sidbench.metrics.ranks import Places, places, ranking_metrics
 
 __all__ = [
@@ -15,7 +16,10 @@ __all__ = [
     "Metric",
     "Places",
     "codebook_metrics",
+    "cold_collisions",
+    "cold_metrics",
     "collision_metrics",
+    "decile_recall",
     "floor_metrics",
     "metric",
     "places",
@@ -26,7 +30,8 @@ __all__ = [
 
 #: In the order of the board's columns. Families stand under their name with @K.
 METRICS: dict[str, Metric] = {
-    m.name: m for m in (*ranks.METRICS, *collisions.METRICS, *codebook.METRICS, *clock.METRICS)
+    m.name: m
+    for m in (*ranks.METRICS, *parts.METRICS, *collisions.METRICS, *codebook.METRICS, *clock.METRICS)
 }
 
 
