@@ -73,8 +73,8 @@ METRICS: tuple[Metric, ...] = (
     *_cold("recall", "Recall", "Item-level recall"),
     *_cold("ndcg", "NDCG", "Item-level NDCG"),
     Metric(
-        name="recall_decile@K", label="Recall by decile", source="ranking", direction="higher", family=True,
-        secondary=True,
+        name="recall_decile@K", label="Recall by popularity", source="ranking", direction="higher",
+        family=True, secondary=True,
         legend="Item-level recall in ten parts with equally many test targets, those whose item training met "
         "most often first: each part is as certain as the others, and their mean is the recall. The first "
         "parts hold few items, the last ones most of the catalogue. Targets of equal popularity are in no "

@@ -27,15 +27,36 @@ Vectors = Callable[["RunRecord"], Mapping[str, "NDArray[Any]"]]
 HEADLINE = 10
 
 #: Recall and NDCG are one number at cut-off 1.
-QUALITY = ("recall@K", "ndcg@M", "sid_recall@H", "inflation@H")
+QUALITY = (
+    "recall@K",
+    "ndcg@M",
+    "recall_warm@H",
+    "recall_cold@H",
+    "ndcg_warm@H",
+    "ndcg_cold@H",
+    "sid_recall@H",
+    "inflation@H",
+)
 #: Of one cut-off, item level and SID level beside each other.
-CUTOFF = ("recall", "ndcg", "mrr", "sid_recall", "sid_ndcg", "inflation")
+CUTOFF = (
+    "recall",
+    "ndcg",
+    "mrr",
+    "recall_warm",
+    "recall_cold",
+    "ndcg_warm",
+    "ndcg_cold",
+    "sid_recall",
+    "sid_ndcg",
+    "inflation",
+)
 CODES = (
     "collision_items",
     "collision_items_resolved",
     "collision_distinct",
     "collision_traffic",
     "collision_largest",
+    "collision_cold",
     "utilization",
     "perplexity",
     "reconstruction_error",
@@ -167,6 +188,12 @@ class Table:
         named = {k: [f"{family}@{k}" for family in CUTOFF] for k in self.cutoffs}
         return [Part(f"Cut-off {k}", self.columns(names), ran) for k, names in named.items() if ran]
 
+    @property
+    def by_popularity(self) -> str | None:
+        """The name among rows' `levels` of recall by how popular the target is; none in older records."""
+        name = f"recall_decile@{self._headline_cutoff}" if self.cutoffs else ""
+        return name if any(name in row.levels for row in self.rows) else None
+
     def cell(self, row: Row, column: Metric) -> str:
         value = row.values.get(column.name)
         return column.show(value.mean, value.sd) if value else column.show(None)
@@ -291,12 +318,12 @@ def _table(group: dict[str, str], records: list[RunRecord], vectors: Vectors | N
 
 
 def _compared(table: Table, rows: list[tuple[str, list[RunRecord]]], vectors: Vectors) -> list[Difference]:
-    """Every pair of rows, the better one first, by the chance of a hit that each user had."""
+    """Every pair of rows, the better one first, by the chance of a hit at each target."""
     from sidbench.metrics.ranks import item_recall
     from sidbench.report.differences import differences
 
     samples: dict[str, dict[int, Any]] = {}
-    users: set[bytes] = set()
+    users: dict[bytes, Any] = {}
     for name, runs in rows:
         for run in runs:
             if run.status == "ok" and table.headline in run.metrics:
@@ -304,11 +331,14 @@ def _compared(table: Table, rows: list[tuple[str, list[RunRecord]]], vectors: Ve
                     at = vectors(run)
                 except DataError:  # gone or torn: the run is redone next time, until then nothing is compared
                     return []
-                users.add(at["user"].tobytes())
+                users[at["user"].tobytes()] = at["user"]
                 hit = item_recall(at["target_before"], at["target_size"], table._headline_cutoff)
                 samples.setdefault(name, {})[run.key["seed"]] = hit
     # Other users make other pairs: nothing could be said of them.
-    return differences(samples) if len(users) == 1 and len(samples) > 1 else []
+    if len(users) != 1 or len(samples) < 2:
+        return []
+    (whose,) = users.values()
+    return differences(samples, users=whose)
 
 
 def _row(name: str, runs: list[RunRecord]) -> Row:

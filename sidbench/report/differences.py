@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 DRAWS = 10_000
+#: Numbers of users by pattern that are held at one time.
+CELLS = 20_000_000
 #: The chance of calling a difference real that is none, over all pairs of a table together.
 ALPHA = 0.05
 
@@ -34,13 +37,19 @@ class Difference:
         return self.p < ALPHA
 
 
-def differences(samples: Mapping[str, Mapping[int, Floats]], draws: int = DRAWS) -> list[Difference]:
-    """Every pair of rows, of each row a number a user by seed; all rows have the same users in one order.
+def differences(
+    samples: Mapping[str, Mapping[int, Floats]],
+    draws: int = DRAWS,
+    users: NDArray[np.integer[Any]] | None = None,
+) -> list[Difference]:
+    """Every pair of rows, of each row a number a target by seed; all rows have the same targets in one order.
 
-    A draw takes seeds anew, then users anew, with replacement. Two rows with the same seeds share the draw
+    A draw takes seeds anew, then users anew, with replacement, each with all targets that are theirs: `users`
+    says whose a target is, where not every one is another user's. Two rows with the same seeds share the draw
     of seeds. The p-value is two-sided: twice the smaller share of draws on either side of zero.
     """
-    found = [_pair(a, b, samples[a], samples[b], draws) for a, b in itertools.combinations(samples, 2)]
+    owner = None if users is None else np.unique(users, return_inverse=True)[1].reshape(-1)
+    found = [_pair(a, b, samples[a], samples[b], draws, owner) for a, b in itertools.combinations(samples, 2)]
     order = sorted(range(len(found)), key=lambda i: found[i].p)
     worst, corrected = 0.0, dict.fromkeys(order, 0.0)
     for place, i in enumerate(order):
@@ -49,7 +58,14 @@ def differences(samples: Mapping[str, Mapping[int, Floats]], draws: int = DRAWS)
     return [Difference(d.a, d.b, d.mean, d.low, d.high, corrected[i]) for i, d in enumerate(found)]
 
 
-def _pair(a: str, b: str, one: Mapping[int, Floats], two: Mapping[int, Floats], draws: int) -> Difference:
+def _pair(
+    a: str,
+    b: str,
+    one: Mapping[int, Floats],
+    two: Mapping[int, Floats],
+    draws: int,
+    owner: NDArray[np.int64] | None,
+) -> Difference:
     rng = np.random.default_rng(0)
     paired = sorted(one) == sorted(two)
     if paired:
@@ -57,31 +73,40 @@ def _pair(a: str, b: str, one: Mapping[int, Floats], two: Mapping[int, Floats], 
     else:
         parts = [np.stack([one[s] for s in sorted(one)], axis=1), -np.stack([two[s] for s in sorted(two)], 1)]
     values = np.concatenate(parts, axis=1)
-    users, times = _patterns(values)
+    targets = np.ones(len(values))
+    if owner is not None:
+        targets = np.bincount(owner).astype(np.float64)
+        values = np.stack([np.bincount(owner, weights=column) for column in values.T], axis=1)
+    first, times = _patterns(np.concatenate([values, targets[:, None]], axis=1))
+    sums, targets = values[first], targets[first]
     # Users with equal values are interchangeable: drawing how many of each there are is the same law.
-    means = rng.multinomial(len(values), times / len(values), size=draws) @ users / len(values)
-    drawn, first = np.zeros(draws), 0
+    means = np.empty((draws, values.shape[1]))
+    step = max(1, CELLS // len(times))
+    for start in range(0, draws, step):
+        drawn = rng.multinomial(len(values), times / len(values), size=min(step, draws - start))
+        means[start : start + step] = drawn @ sums / (drawn @ targets)[:, None]
+    gaps, column = np.zeros(draws), 0
     for part in parts:
         seeds = part.shape[1]
-        chosen = first + rng.integers(seeds, size=(draws, seeds))
-        drawn += np.take_along_axis(means, chosen, axis=1).mean(axis=1)
-        first += seeds
-    below, above = int((drawn <= 0).sum()), int((drawn >= 0).sum())
+        chosen = column + rng.integers(seeds, size=(draws, seeds))
+        gaps += np.take_along_axis(means, chosen, axis=1).mean(axis=1)
+        column += seeds
+    below, above = int((gaps <= 0).sum()), int((gaps >= 0).sum())
     p = min(1.0, 2 * (min(below, above) + 1) / (draws + 1))
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    low, high = np.quantile(gaps, [0.025, 0.975])
     mean = sum(float(part.mean()) for part in parts)
     return Difference(a, b, mean, float(low), float(high), p)
 
 
-def _patterns(values: Floats) -> tuple[Floats, NDArray[np.int64]]:
-    """The distinct rows and how often each occurs."""
+def _patterns(values: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """One row of each kind, and how many there are of it."""
     keys = np.zeros(len(values), dtype=np.int64)
     for column in values.T:
         level = np.unique(column, return_inverse=True)[1]
         # Numbered anew each time: the product of all columns' levels need not fit into a number.
         keys = np.unique(keys * (level.max() + 1) + level, return_inverse=True)[1]
     first, times = np.unique(keys, return_index=True, return_counts=True)[1:]
-    return values[first], times
+    return first, times
 
 
 def letters(found: list[Difference], rows: list[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from sidbench.metrics import ABSENT, METRICS, Metric
+from sidbench.metrics import ABSENT, METRICS, Metric, metric
 from sidbench.report import words
 from sidbench.report.board import Part, Row, Table, Vectors, tables
 
@@ -53,7 +53,8 @@ def _section(table: Table, shown: dict[str, Metric]) -> list[str]:
         lines += [f"### {part.name}", "", *_grid(table, part), ""]
         if part.name == "Quality":
             lines += [f"> {escape(note)}\n" for note in [*table.notes, *words.alike(table)]]
-            lines += _failures(table) + _differences(table) + _cutoffs(table, shown)
+            lines += _failures(table) + _differences(table) + _popularity(table, shown)
+            lines += _cutoffs(table, shown)
     return [*lines, *_parameters(table)]
 
 
@@ -115,6 +116,28 @@ def _differences(table: Table) -> list[str]:
         *[head, "| :-- | --: | --: | --: |", *lines],
         "",
         f"{words.COMPARISON}. The intervals are of each pair alone.",
+        "",
+        "</details>",
+        "",
+    ]
+
+
+def _popularity(table: Table, shown: dict[str, Metric]) -> list[str]:
+    """Recall by how popular the target is, a column a tenth of the targets."""
+    name = table.by_popularity
+    if name is None:
+        return []
+    column = metric(name)
+    shown[name] = column
+    rows = [r for r in table.rows if name in r.levels]
+    tenths = [f"{i}0%" for i in range(1, len(rows[0].levels[name]) + 1)]
+    lines = [f"| {_method(r)} | {' | '.join(map(column.show, r.levels[name]))} |" for r in rows]
+    return [
+        f"<details><summary>{column.label}: head to tail</summary>",
+        "",
+        f"| Method | {' | '.join(tenths)} |",
+        f"| :-- |{' --: |' * len(tenths)}",
+        *lines,
         "",
         "</details>",
         "",

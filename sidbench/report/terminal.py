@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _WANTED = (
     "recall@H",
     "ndcg@H",
+    "recall_cold@H",
+    "recall_warm@H",
     "collision_items",
     "fit_seconds",
     "search_users_per_second",
@@ -37,6 +39,8 @@ _WANTED = (
 _ORDER = (
     "recall@H",
     "ndcg@H",
+    "recall_warm@H",
+    "recall_cold@H",
     "sid_recall@H",
     "inflation@H",
     "collision_items",

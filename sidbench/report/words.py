@@ -55,10 +55,14 @@ def protocol(table: Table) -> str:
         + (" (so `item-knn` ranks the last item of the history itself first)" if knn else ""),
         "mask": "seen items are left out (a test item that is already in the history counts as missed)",
     }
-    rest = [f"{k} {plain(v)}" for k, v in p.items() if k not in ("name", "seen", "cutoffs")]
-    said = [code(p["name"]), seen.get(p["seen"], f"seen items: {p['seen']}"), cutoffs(table), *rest]
+    rest = [f"{k} {plain(v)}" for k, v in p.items() if k not in ("name", "seen", "cutoffs", "params")]
+    params = parameters(p.get("params", {}))
+    name = f"{code(p['name'])} with {code(params)}" if params else code(p["name"])
+    said = [name, seen.get(p["seen"], f"seen items: {p['seen']}"), cutoffs(table), *rest]
     evaluated = next((e for r in table.records if (e := r.key["protocol"].get("evaluated"))), None)
-    return ", ".join([*said, *([f"{evaluated:,} users evaluated"] if evaluated else [])])
+    # Where a protocol has parameters a user may have several targets; older records have no such protocol.
+    what = "test targets" if params else "users evaluated"
+    return ", ".join([*said, *([f"{evaluated:,} {what}"] if evaluated else [])])
 
 
 def cutoffs(table: Table) -> str:
@@ -163,7 +167,7 @@ def _facets(table: Table) -> dict[str, str]:
     protocol, hardware = table.agreed["protocol"], table.agreed["hardware"]
     out = {"seen": f"seen {protocol['seen']}", "cutoffs": cutoffs(table)}
     parts: dict[str, Any] = {"dataset": {"params": dataset_params(table)}}
-    parts |= {part: table.agreed.get(part) or {} for part in ("resolver", "decoder")}
+    parts |= {part: table.agreed.get(part) or {} for part in ("protocol", "resolver", "decoder")}
     for part, values in parts.items():
         out |= {f"{part}.{k}": f"{k} {plain(v)}" for k, v in (values.get("params") or {}).items()}
     if "beam" in table.agreed:
