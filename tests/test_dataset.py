@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidbench.dataset import Corpus, Embeddings, Sequences, cached_rows, scramble
+from sidbench.dataset import Corpus, Embeddings, Sequences, cached_rows, scramble, some_rows
 from sidbench.errors import DataError
 from sidbench.protocol import leave_one_out
 from sidbench.references.item_knn import ItemKNN
@@ -26,6 +27,19 @@ def test_ragged_rows_behave_like_lists(lists: list[list[int]], count: int, data:
     assert [r.tolist() for r in s.take(np.array(chosen, dtype=np.int64))] == [lists[u] for u in chosen]
     long = [r for r in lists if len(r) >= max(count, 1)]
     assert Sequences.of(long).last(max(count, 1)).tolist() == [r[-max(count, 1)] for r in long]
+
+
+@given(rows, st.data())
+def test_rows_can_be_filtered_and_cut_anywhere(lists: list[list[int]], data: st.DataObject) -> None:
+    s = Sequences.of(lists)
+    flat = [(u, at) for u, row in enumerate(lists) for at in range(len(row))]
+    kept = data.draw(st.lists(st.booleans(), min_size=len(flat), max_size=len(flat)))
+    there = {place for place, keep in zip(flat, kept, strict=True) if keep}
+    expected = [[i for at, i in enumerate(row) if (u, at) in there] for u, row in enumerate(lists)]
+    assert [r.tolist() for r in s.where(np.array(kept, dtype=bool))] == expected
+    at = np.flatnonzero(np.array(kept, dtype=bool))
+    assert s.row_of(at).tolist() == [flat[i][0] for i in at]
+    assert [r.tolist() for r in s.before(at)] == [lists[flat[i][0]][: flat[i][1]] for i in at]
 
 
 def chain(n: int = 400, users: int = 600) -> Corpus:
@@ -172,3 +186,28 @@ def test_parts_that_do_not_fit_together_are_refused() -> None:
     for outside in (3, -1):
         with pytest.raises(DataError, match=r"outside 0\.\.2"):
             Corpus("bad", x, np.arange(3), Sequences.of([[0, outside]]), np.arange(1))
+
+
+def test_permutation_leaves_times_where_they_are() -> None:
+    before = chain(users=50)
+    times = np.tile(np.arange(7), 50)
+    timed = replace(before, times=times)
+    assert timed.fingerprint == before.fingerprint
+    assert timed.times_digest != before.times_digest
+    after = timed.permuted()
+    assert after.times is not None
+    assert (after.times == times).all()
+    assert after.times_digest == timed.times_digest
+
+
+def test_some_rows_of_vectors_on_disk_are_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIDBENCH_CACHE", str(tmp_path))
+    x = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
+    disk = cached_rows("all", x.shape, lambda out: out.__setitem__(slice(None), x))
+    rows = np.array([4, 2, 30])
+    some = some_rows(disk, rows, "some")
+    assert isinstance(some, np.memmap)
+    assert (some == x[rows]).all()
+    assert not isinstance(some_rows(x, rows, "some"), np.memmap)

@@ -15,6 +15,7 @@ from sidbench import folder as folder_module
 from sidbench.dataset import Corpus
 from sidbench.errors import DataError, SidbenchError, UsageError
 from sidbench.folder import Folder, find_folder
+from sidbench.protocol import split
 
 N = 6
 X = np.random.default_rng(0).standard_normal((N, 3)).astype(np.float32)
@@ -106,18 +107,24 @@ def test_events_are_ordered_by_time(home: Path, ties: str) -> None:
     assert corpus.notes == ()
 
 
-@pytest.mark.parametrize("unit", ["int", "float", "timestamp", "date32", "date64"])
+@pytest.mark.parametrize("unit", ["int", "float", "timestamp", "nanoseconds", "date32", "date64"])
 def test_times_are_numbers_or_dates(home: Path, unit: str) -> None:
     days = pa.array([3, 1, 2], pa.int32())
+    fine = pa.array([d * 10**9 + 999_999_999 for d in (3, 1, 2)], pa.int64())
     kinds = {
         "int": days,
-        "float": days.cast(pa.float64()),
+        "float": pa.array([3.9, 1.0, 2.5]),
         "timestamp": days.cast(pa.int64()).cast(pa.timestamp("s")),
+        "nanoseconds": fine.cast(pa.timestamp("ns", tz="UTC")),
         "date32": days.cast(pa.date32()),
         "date64": days.cast(pa.date32()).cast(pa.date64()),
     }
     write(home / "sequences.parquet", user=[1, 1, 1], item=[0, 1, 2], timestamp=kinds[unit])
-    assert rows(load(home)) == {1: [1, 2, 0]}
+    corpus = load(home)
+    assert rows(corpus) == {1: [1, 2, 0]}
+    # Whatever the file counts in, a corpus counts seconds.
+    assert corpus.times is not None
+    assert corpus.times.tolist() == [d * (86_400 if "date" in unit else 1) for d in (1, 2, 3)]
 
 
 def test_both_layouts_give_the_same_corpus(home: Path) -> None:
@@ -132,6 +139,15 @@ def test_both_layouts_give_the_same_corpus(home: Path) -> None:
     )
     assert rows(lists) == rows(load(home)) == {10: [0, 1, 2, 3], 11: [4, 5, 0]}
     assert lists.fingerprint == load(home).fingerprint
+    assert lists.times is not None
+    assert lists.times.tolist() == [1, 2, 2, 3, 4, 5, 6]
+    assert lists.times_digest == load(home).times_digest
+
+
+def test_without_times_there_are_none(home: Path) -> None:
+    assert load(home).times is None
+    with pytest.raises(DataError, match=r"'mine' does not say when.*`timestamps`"):
+        split(load(home), "time-split")
 
 
 def test_equal_times_keep_the_order_of_the_file_and_are_counted(home: Path) -> None:

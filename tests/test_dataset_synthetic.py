@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sidbench.dataset import Corpus
-from sidbench.protocol import Split, leave_one_out
+from sidbench.protocol import Split, leave_one_out, make_protocol
 from sidbench.reference import Reference
 from sidbench.references.item_knn import ItemKNN
 from sidbench.references.popularity import Popularity
@@ -122,3 +122,23 @@ def test_a_world_on_disk_is_the_world_in_memory(tmp_path: Path, monkeypatch: pyt
     assert again.fingerprint == disk.fingerprint
     assert len(list(tmp_path.iterdir())) == 1
     assert isinstance(disk.permuted().embeddings, np.memmap)
+
+
+def test_people_come_and_go_over_two_years(world: Corpus) -> None:
+    times = world.times
+    assert times is not None
+    assert synthetic.OPENED <= times.min() < times.max() < synthetic.OPENED + synthetic.YEARS
+    split = make_protocol("time-split").split(world)
+    asked = len(split.test) / (len(world.sequences.items) - len(world.sequences))
+    assert asked == pytest.approx(0.1, abs=0.001)
+    # Some are asked several times, and there are many of them.
+    users = len(np.unique(split.test.users))
+    assert len(world.sequences) / 6 < users < len(split.test) / 2
+
+
+def test_the_rest_of_the_world_is_the_same_whatever_its_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = Synthetic(size="tiny").load()
+    monkeypatch.setattr(synthetic, "moments", lambda lengths, seed: np.zeros(lengths.sum(), np.int64))
+    timeless = Synthetic(size="tiny").load()
+    assert (timeless.fingerprint, timeless.catalogue) == (timed.fingerprint, timed.catalogue)
+    assert timeless.times_digest != timed.times_digest

@@ -40,6 +40,42 @@ def test_drawing_patterns_is_drawing_users() -> None:
     assert found.high == pytest.approx(np.quantile(plain, 0.975), abs=0.003)
 
 
+def test_a_user_is_drawn_with_all_targets() -> None:
+    rng = np.random.default_rng(7)
+    users = np.repeat(np.arange(120), rng.integers(1, 9, 120))
+    order = rng.permutation(len(users))
+    taste = rng.random((2, 120))[:, users]
+    one, two = (rng.random((2, len(users))) < taste).astype(float)
+    (found,) = differences({"a": {0: one[order]}, "b": {0: two[order]}}, draws=20_000, users=users[order])
+    assert found.mean == pytest.approx((one - two).mean())
+    ends = np.cumsum(np.bincount(users))
+    rows = [np.arange(start, stop) for start, stop in zip([0, *ends[:-1]], ends, strict=True)]
+    plain = []
+    for _ in range(4000):
+        drawn = np.concatenate([rows[u] for u in rng.integers(120, size=120)])
+        plain.append((one - two)[drawn].mean())
+    assert found.low == pytest.approx(np.quantile(plain, 0.025), abs=0.012)
+    assert found.high == pytest.approx(np.quantile(plain, 0.975), abs=0.012)
+    # Were targets drawn one by one, the interval would promise too much.
+    (alone,) = differences({"a": {0: one}, "b": {0: two}})
+    assert found.high - found.low > 1.3 * (alone.high - alone.low)
+
+
+def test_users_with_one_target_each_are_drawn_as_targets_are() -> None:
+    rng = np.random.default_rng(8)
+    samples = {name: {s: hits(rng, 0.4, 300) for s in range(2)} for name in "ab"}
+    assert differences(samples, users=rng.permutation(300)) == differences(samples)
+
+
+def test_what_is_drawn_does_not_hang_on_how_much_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(9)
+    samples = {name: {0: rng.random(200)} for name in "ab"}
+    (whole,) = differences(samples, draws=500)
+    monkeypatch.setattr("sidbench.report.differences.CELLS", 10_000)
+    (parts,) = differences(samples, draws=500)
+    assert (parts.low, parts.high, parts.p) == pytest.approx((whole.low, whole.high, whole.p))
+
+
 def test_seeds_that_disagree_widen_the_interval() -> None:
     rng = np.random.default_rng(2)
     base = {s: hits(rng, 0.4) for s in range(3)}
