@@ -96,7 +96,9 @@ def test_time_split_is_what_its_name_says(
         return
     s = protocol.split(data)
     before = [sum(time < m for time, *_ in asked) for m in moments]
-    first = min(moments[1:-1], key=lambda m: abs(before[moments.index(m)] - len(asked) * (1 - sum(shares))))
+    first = min(
+        moments[1:-1], key=lambda m: abs(before[moments.index(m)] - len(asked) * (1 - shares[0] - shares[1]))
+    )
     second = min(
         (m for m in moments if m > first),
         key=lambda m: abs(before[moments.index(m)] - len(asked) * (1 - shares[1])),
