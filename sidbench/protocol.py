@@ -53,6 +53,11 @@ class Split:
         """All other items, in ascending order: what learning may know."""
         return np.setdiff1d(np.arange(self.n_items), self.cold)
 
+    @property
+    def candidates(self) -> NDArray[np.bool_] | None:
+        """The items that may be ranked while learning, a mask of all; None where it may be any."""
+        return ~np.isin(np.arange(self.n_items), self.cold) if len(self.cold) else None
+
 
 class Protocol(Plugin, ABC):
     """A way to split a corpus. Its parameters are in the key of every record made under it."""
