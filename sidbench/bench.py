@@ -68,6 +68,11 @@ class Bench:
         return metrics.floor_metrics(self.corpus.embeddings)
 
     @cached_property
+    def near(self) -> metrics.Neighbours:
+        """Which items lie near which, of a sample: what prefixes are held against; the same for every row."""
+        return metrics.nearest_items(self.corpus.embeddings.view(np.ndarray))
+
+    @cached_property
     def known(self) -> Embeddings:
         """The vectors that a tokenizer is fitted on: those of all items but the cold ones."""
         x, cold = self.corpus.embeddings, self.split.cold
@@ -274,11 +279,26 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
         run.metrics["encode_agreement"] = float((again == codes).all(axis=1)[split.warm].mean())
     if tokenizer.supports("reconstruct"):
         run.metrics.update(metrics.reconstruction_metrics(x, codes, tokenizer.reconstruct))
+    _seed_everything(task.seed)  # some are encoded again, moved a little
+    found = metrics.intrinsic_metrics(
+        codes,
+        sids.sizes,
+        x=x,
+        train=split.train,
+        categories=corpus.categories,
+        tokenizer=tokenizer,
+        near=bench.near,
+    )
+    run.metrics.update(found.values)
+    run.levels.update(found.levels)
 
     with run.timed("resolve") as resolve:
         resolved = _resolved(task.resolver, sids, tokenizer, bench)
     run.measured["resolve_seconds"] = resolve.seconds
     run.metrics.update(metrics.collision_metrics(resolved.codes, split.test.items, resolved=True))
+    trie, trie_levels = metrics.trie_metrics(metrics.Prefixes(resolved.codes))
+    run.metrics.update(trie)
+    run.levels.update(trie_levels)
     run.facts["sid_sizes"] = list(resolved.sizes)
 
     decoder = task.decoder.replace()
@@ -435,6 +455,7 @@ def _score(ranking: Ranking, bench: Bench, run: _Run, *, sid_level: bool) -> Non
         ranking = ranking.without(test.histories)
     found = metrics.places(ranking, test.items)
     run.metrics.update(metrics.ranking_metrics(found, bench.cutoffs, sid_level=sid_level))
+    run.metrics.update(metrics.coverage_metrics(ranking, bench.cutoffs))
     if len(split.cold):
         run.metrics.update(metrics.cold_metrics(found, np.isin(test.items, split.cold), bench.cutoffs))
     met = np.bincount(split.train.items, minlength=split.n_items)[test.items]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,17 @@ def perplexity(codes: Codes, sizes: tuple[int, ...]) -> list[float]:
     return out
 
 
+def gini(counts: NDArray[Any]) -> float:
+    """How unevenly a whole is shared out: 0 evenly, (K - 1) / K where one of K has it all."""
+    total, k = float(counts.sum()), len(counts)
+    if not total:
+        return 0.0
+    rank = np.arange(1, k + 1)
+    return max(0.0, float(2 * (rank @ np.sort(counts)) / (k * total) - (k + 1) / k))
+
+
 def usage(codes: Codes, sizes: tuple[int, ...]) -> dict[str, NDArray[np.int32]]:
-    """Per level, counted from 1: how many items each code holds, the fullest first. Kept beside the record."""
+    """Per level, counted from 1: items on each code, the fullest first. Kept beside the record."""
     return {
         f"usage_{level}": np.sort(_counts(codes[:, level - 1], size)).astype(np.int32)[::-1]
         for level, size in enumerate(sizes, 1)
@@ -39,12 +49,20 @@ def usage(codes: Codes, sizes: tuple[int, ...]) -> dict[str, NDArray[np.int32]]:
 
 def codebook_metrics(codes: Codes, sizes: tuple[int, ...]) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Scalars for the board and the per-level vectors behind them. Ends of short SIDs (-1) do not count."""
-    levels = {"utilization": utilization(codes, sizes), "perplexity": perplexity(codes, sizes)}
+    counts = [_counts(column, size) for column, size in zip(codes.T, sizes, strict=True)]
+    levels = {
+        "utilization": utilization(codes, sizes),
+        "perplexity": perplexity(codes, sizes),
+        "gini": [gini(c) for c in counts],
+        "dead_codes": [float((c == 0).sum()) for c in counts],
+    }
     scalars = {
         "utilization": float(np.mean(levels["utilization"])),
         "utilization_min": float(min(levels["utilization"])),
         "perplexity": float(np.mean(levels["perplexity"])),
         "perplexity_min": float(min(levels["perplexity"])),
+        "gini": float(np.mean(levels["gini"])),
+        "dead_codes": float(sum(levels["dead_codes"])),
     }
     return scalars, levels
 
@@ -95,6 +113,18 @@ METRICS: tuple[Metric, ...] = (
         name="perplexity_min", label="Perplexity, worst level", source="sids", direction="higher",
         format=",.1f", secondary=True,
         legend="The same at the level that is used least evenly.",
+    ),
+    Metric(
+        name="gini", label="Gini", source="sids", direction="lower", format=".3f", secondary=True,
+        legend="Gini coefficient of the items over the codes of a level, mean over the tokenizer's levels: 0 "
+        "where all codes hold equally many, near 1 where few hold all. Even use is not good use: random "
+        "codes come near 0, and catalogues are uneven by themselves.",
+    ),
+    Metric(
+        name="dead_codes", label="Dead codes", source="sids", direction="lower", format=",.0f",
+        secondary=True,
+        legend="Codes that no item has, summed over the tokenizer's levels: capacity paid for and "
+        "not used. It says nothing about the codes that are used, and larger codebooks have more of them.",
     ),
     Metric(
         name="reconstruction_error", label="Reconstruction error", source="tokenizer", direction="lower",

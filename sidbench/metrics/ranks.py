@@ -65,6 +65,11 @@ def sid_ndcg(rank: Ints, k: int) -> Floats:
     return np.where(sid_recall(rank, k) > 0, 1 / np.log2(np.maximum(rank, 0) + 2), 0.0)
 
 
+def sid_mrr(rank: Ints, k: int) -> Floats:
+    """1/(r + 1) where the target's SID is among the first k SIDs."""
+    return np.asarray(sid_recall(rank, k) / (np.maximum(rank, 0) + 1))
+
+
 def ranking_metrics(places: Places, cutoffs: Sequence[int], *, sid_level: bool = True) -> dict[str, float]:
     """Every ranking number, mean over users; without SIDs (references) there is no SID level to report."""
     before, size, rank = places
@@ -76,6 +81,7 @@ def ranking_metrics(places: Places, cutoffs: Sequence[int], *, sid_level: bool =
         if sid_level:
             out[f"sid_recall@{k}"] = float(sid_recall(rank, k).mean())
             out[f"sid_ndcg@{k}"] = float(sid_ndcg(rank, k).mean())
+            out[f"sid_mrr@{k}"] = float(sid_mrr(rank, k).mean())
             if out[f"recall@{k}"] > 0:  # nothing found: no ratio, and none is reported
                 out[f"inflation@{k}"] = out[f"sid_recall@{k}"] / out[f"recall@{k}"] - 1
     return out
@@ -125,6 +131,12 @@ METRICS: tuple[Metric, ...] = (
         secondary=True,
         legend="1/log2(r + 2) for the target's SID at place r (from 0) among the first K SIDs, mean over "
         "users. Ignores how many items share a SID.",
+    ),
+    Metric(
+        name="sid_mrr@K", label="SID-level MRR", source="ranking", direction="higher", family=True,
+        secondary=True,
+        legend="1/(r + 1) for the target's SID at place r (from 0) among the first K SIDs, mean over users. "
+        "Ignores how many items share a SID.",
     ),
     Metric(
         name="inflation@K", label="Inflation", source="ranking", direction="lower", format="+.1%",
