@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from sidbench.dataset import Embeddings, Sequences
 from sidbench.plugin import Plugin
 from sidbench.protocol import Split
 from sidbench.ranking import Ranking
+
+F = TypeVar("F", bound=np.floating[Any])
 
 
 class Reference(Plugin, ABC):
@@ -39,7 +41,7 @@ class Reference(Plugin, ABC):
         return {}
 
 
-def best(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def best(scores: NDArray[F], k: int) -> tuple[NDArray[np.int64], NDArray[F]]:
     """The k highest scores of each row, best first; equal scores in the order of the columns."""
     n = scores.shape[1]
     k = min(k, n)

@@ -11,7 +11,8 @@ from sidbench.dataset import Corpus, Sequences
 from sidbench.protocol import Split, leave_one_out
 from sidbench.ranking import Ranking
 from sidbench.reference import Reference, best
-from sidbench.references import item_knn, transitions
+from sidbench.references import co_occurrence, item_knn, transitions
+from sidbench.references.co_occurrence import CoOccurrence
 from sidbench.references.item_knn import ItemKNN
 from sidbench.references.popularity import Popularity
 from sidbench.references.transitions import Transitions
@@ -22,6 +23,9 @@ REFERENCES: list[Reference] = [
     ItemKNN(last=3),
     Transitions(),
     Transitions(window=3),
+    CoOccurrence(),
+    CoOccurrence(last=2),
+    CoOccurrence(last=0),
 ]
 each = pytest.mark.parametrize("reference", REFERENCES, ids=repr)
 
@@ -87,6 +91,7 @@ def test_lists_do_not_depend_on_the_block_or_company(
     whole = model.recommend(histories, 5).groups
     monkeypatch.setattr(item_knn, "CELLS", 90)
     monkeypatch.setattr(transitions, "CELLS", 90)
+    monkeypatch.setattr(co_occurrence, "CELLS", 90)
     assert (model.recommend(histories, 5).groups == whole).all()
 
 
@@ -145,3 +150,21 @@ def test_transitions_of_single_items_are_popularity() -> None:
     split = leave_one_out(Corpus("small", x, np.arange(4), Sequences.of([[2, 0, 1], [2]]), np.arange(2)))
     ranking = Transitions().fit(split, x).recommend(Sequences.of([[], [2]]), 4)
     assert ranking.groups.tolist() == [[2, 0, 1, 3]] * 2
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_co_occurrences_are_users_who_have_both_then_popularity_then_rows(last: int) -> None:
+    data = corpus()
+    model, split = fitted(CoOccurrence(last=last), data)
+    has = np.zeros((50, 30), dtype=int)
+    for user, row in enumerate(split.train):
+        has[user, row] = 1
+    together = has.T @ has
+    np.fill_diagonal(together, 0)
+    histories = Sequences.of([[], [4, 4], *split.test.histories])
+    for k in (1, 4, 30):
+        lists = model.recommend(histories, k).groups.tolist()
+        for history, got in zip(histories, lists, strict=True):
+            speak = np.unique(history[-last:])
+            counts = together[speak].sum(axis=0)
+            assert got == np.lexsort((np.arange(30), -has.sum(axis=0), -counts))[:k].tolist()
