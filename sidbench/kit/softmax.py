@@ -1,0 +1,44 @@
+"""Cross-entropy of a softmax over a whole table, by pieces: its scores are never held at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def cross_entropy(states: Tensor, table: Tensor, goals: Tensor, cells: int) -> Tensor:
+    """The sum over rows of -log softmax(states @ table.T)[goals], to be trained.
+
+    `cells` bounds the scores that are held at one time. The gradients are made on the way: a piece of scores
+    is read three times while it is in the cache, and nothing of it is kept for the backward pass.
+    """
+    return _CrossEntropy.apply(states, table, goals, cells)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, table: Tensor, goals: Tensor, cells: int) -> Tensor:
+        to_states, to_table = torch.empty_like(states), torch.zeros_like(table)
+        rows = max(1, min(len(states), cells // len(table)))
+        piece = states.new_empty(rows, len(table))
+        loss = states.new_zeros(())
+        for start in range(0, len(states), rows):
+            part = slice(start, start + rows)
+            x, goal = states[part], goals[part, None]
+            scores = torch.mm(x, table.T, out=piece[: len(x)])
+            top, own = scores.amax(1, keepdim=True), scores.gather(1, goal)
+            whole = scores.sub_(top).exp_().sum(1, keepdim=True)
+            loss += (whole.log() + top - own).sum()
+            # What the softmax gives the goal, less one; all else is divided by `whole` where that is smaller.
+            scores.scatter_add_(1, goal, -whole)
+            torch.mm(scores, table, out=to_states[part]).div_(whole)
+            to_table.addmm_(scores.T, x / whole)
+        ctx.save_for_backward(to_states, to_table)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        to_states, to_table = ctx.saved_tensors
+        return to_states * gradient, to_table * gradient, None, None

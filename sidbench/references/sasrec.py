@@ -1,0 +1,276 @@
+"""SASRec: a causal transformer over items themselves; what a decoder of SIDs gains or costs beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import Self
+
+from sidbench import checkpoints
+from sidbench.dataset import Embeddings, Sequences
+from sidbench.decoder.causal import Causal
+from sidbench.decoder.course import Course, now, owner_of
+from sidbench.decoder.inputs import Reader, Windows
+from sidbench.decoder.noise import Noise
+from sidbench.decoder.selection import some
+from sidbench.decoder.shape import Shape
+from sidbench.decoder.training import Weights, schedule
+from sidbench.decoder.trie import Trie
+from sidbench.errors import DataError, SidbenchError
+from sidbench.kit.device import resolve
+from sidbench.kit.softmax import cross_entropy
+from sidbench.progress import report
+from sidbench.protocol import Split, Targets
+from sidbench.ranking import Ranking
+from sidbench.reference import Reference, best
+from sidbench.sids import SIDs
+
+Count = Annotated[int, Field(ge=1)]
+
+#: Places of one piece of a training batch, as many as stay in a processor's cache.
+PLACES = {"cpu": 768, "cuda": 1 << 18}
+#: Scores of all items that training holds at one time, and those that recommending holds.
+CELLS = {"cpu": 1 << 19, "cuda": 1 << 28}
+SEARCH_CELLS = {"cpu": 1 << 22, "cuda": 1 << 26}
+
+
+class SASRec(Reference):
+    """Self-attention over item ids with a softmax over all items (Kang & McAuley 2018, arXiv:1808.09781).
+
+    The decoder's own layers, training and clock with one code an item in place of a SID: what differs from a
+    decoder's row is what SIDs make of it. Trained at every position by the full softmax, the same table for
+    what is read and what is written.
+    """
+
+    name = "sasrec"
+    random: ClassVar[bool] = True
+
+    #: Numbers that stand for an item.
+    width: Count = 64
+    #: Layers of attention.
+    layers: Count = 1
+    #: Attention heads a layer; they share the width.
+    heads: Count = 2
+    #: Hidden numbers of a layer's feed-forward part.
+    feed_forward: Count = 128
+    #: Share of numbers dropped in training.
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    #: Items of a history that are read, the newest ones.
+    history: Count = 50
+    #: Sequences in a training step.
+    batch: Count = 128
+    #: The highest learning rate, at the end of the warm-up.
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-2
+    #: Steps of linear warm-up; the rate then falls along a cosine to zero at the end.
+    warmup: Count = 50
+    #: AdamW's; gains are left out.
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    #: The gradient's norm is cut to this.
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    #: Training steps, unless patience ends them sooner.
+    steps: Count = 300
+    #: Seconds for training and the lists of all users, in place of steps and patience; 0 = no such limit.
+    budget: Annotated[float, Field(ge=0)] = 0.0
+    #: Steps between two validations; a budget has twenty.
+    eval_every: Count = 50
+    #: Validations in a row without a better NDCG@10 before training stops; 0 = never.
+    patience: Annotated[int, Field(ge=0)] = 3
+    #: How many validation users select; the same ones every time.
+    valid_users: Count = 1_000
+    #: One seed, one result.
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    #: Where it runs: cpu, cuda, cuda:1; auto takes CUDA where there is one.
+    device: str = "auto"
+    #: Processor threads that are used; 0 = as many as torch has been given.
+    threads: Annotated[int, Field(ge=0)] = 1
+
+    def fit(self, split: Split, x: Embeddings) -> Self:
+        with self._threads():
+            return self._fit(split)
+
+    def _fit(self, split: Split) -> Self:
+        windows = Windows(split.train, self.history, self.seed, every=True)
+        if not len(windows) or not len(split.valid):
+            raise DataError(
+                f"{self.name}: {len(windows)} training sequences and {len(split.valid)} validation users; "
+                "training needs at least one sequence with two items in `train` and one validation user"
+            )
+        device = resolve(self.device)
+        sids = self._prepare(split.n_items, device)
+        weights = Weights(self.model_, torch.float32, self.weight_decay, self.clip)
+        course = Course(weights, self.steps, self.eval_every, self.budget)
+        place = checkpoints.place()
+        folder = None if place is None else place / self.name
+        owner = owner_of(self.params(), sids, split, device)
+        if folder is not None:
+            course.resume(folder, owner, windows)
+        valid = some(split.valid, self.valid_users)
+        noise = self._noise(course.step, device)
+        share = course.share()
+        while share < 1 and (self.budget or not self.patience or course.since < self.patience):
+            batch = windows.next(self.batch)
+            course.targets += int(windows.counts[batch].sum())
+            course.recent.append(self._learn(windows, batch, noise))
+            weights.step(schedule(course.step, self._after_warmup(course), self.warmup, self.learning_rate))
+            course.step += 1
+            if course.step % max(1, self.eval_every // 10) == 0:
+                self._look(course)
+            share = course.share()
+            if course.validates(share):
+                ndcg, loss, searched = self._validate(valid)
+                course.reserved = searched * (1 + len(split.valid) / len(valid))
+                course.validated(ndcg, loss)
+                if folder is not None:
+                    course.save(folder, owner, windows)
+                # Anew after each validation: a training that goes on from there has the same.
+                noise = self._noise(course.step, device)
+                share = course.share()
+            done = (course.seconds, self.budget) if self.budget else (course.step, self.steps)
+            report("fit", *done, **course.numbers)
+        weights.flat.copy_(course.best_weights)
+        self.curve_, self.facts_ = (
+            course.curve,
+            {
+                "device": str(device),
+                "threads": torch.get_num_threads(),
+                "tokens_per_item": 1,
+                "parameters": sum(p.numel() for p in self.model_.parameters()),
+                "windows": len(windows),
+                "steps": course.step,
+                "best_step": course.best_step,
+                "sequences_seen": course.step * self.batch,
+                "targets_seen": course.targets,
+            },
+        )
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self.facts_)
+
+    def curves(self) -> dict[str, list[float]]:
+        return dict(self.curve_)
+
+    def recommend(self, histories: Sequences, k: int) -> Ranking:
+        n = len(self.reader_.table) - 1
+        items = np.zeros((len(histories), min(k, n)), dtype=np.int64)
+        scores = np.zeros(items.shape, dtype=np.float32)
+        done = 0
+        with self._threads():
+            for rows, found in self._scored(histories):
+                items[rows], scores[rows] = best(found.cpu().numpy(), k)
+                done += len(rows)
+                report("search", done, len(histories))
+        return Ranking.of_items(items, scores, n)
+
+    def _prepare(self, n_items: int, device: torch.device) -> SIDs:
+        """Tables and an untrained model: `causal` over SIDs of one level, in which every item has its own."""
+        items = np.arange(n_items, dtype=np.int32)
+        sids = SIDs(items[:, None], (n_items,), items)
+        shape = Shape(
+            sizes=sids.sizes,
+            width=self.width,
+            heads=self.heads,
+            head_width=-(-self.width // self.heads),
+            feed_forward=self.feed_forward,
+            encoder_layers=self.layers,
+            decoder_layers=0,
+            history=self.history,
+            user_tokens=0,
+            tokens="codes",
+            tied=True,
+        )
+        self.model_ = Causal(shape, self.seed).to(device)
+        self.reader_ = Reader(Trie(sids).to(device), shape, torch.float32, leftmost=True)
+        return sids
+
+    def _noise(self, step: int, device: torch.device) -> Noise | None:
+        return Noise(self.dropout, self.seed, device, torch.float32, step) if self.dropout else None
+
+    def _after_warmup(self, course: Course) -> float:
+        """How much of what follows the warm-up is done."""
+        if self.budget:
+            return course.share()
+        return max(0, course.step - self.warmup) / max(1, self.steps - self.warmup)
+
+    def _learn(self, windows: Windows, batch: Tensor, noise: Noise | None) -> Tensor:
+        """Gather the gradient of one batch; its mean loss a target.
+
+        What is read goes through the layers piece by piece, as rows of like lengths waste little on padding;
+        the softmax, which is most of the work, takes the targets of all pieces at once.
+        """
+        device = self.reader_.device
+        goals = windows.targets(batch).to(device)
+        lengths = (windows.end[batch] - windows.begin[batch]).tolist()
+        states, start, known = [], 0, 0
+        while start < len(batch):
+            piece = batch[start : start + max(1, PLACES[device.type] // lengths[start])]
+            begin, end = windows.begin[piece], windows.end[piece]
+            read = self.reader_.stream(windows.items, begin, end, windows.users[piece])
+            count = int(windows.counts[piece].sum())
+            states.append(self.model_.states(read, goals[known : known + count, None], noise)[:, 0])
+            start, known = start + len(piece), known + count
+        table, _ = self.model_.head(0)
+        loss = cross_entropy(torch.cat(states), table, goals, CELLS[device.type]) / len(goals)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _look(self, course: Course) -> None:
+        """Note the loss; stop where it is no number."""
+        loss = float(torch.stack(course.recent).mean())
+        if not math.isfinite(loss):
+            raise SidbenchError(
+                f"{self.name}: the training loss is {loss} at step {course.step}; a lower "
+                f"learning_rate than {self.learning_rate} or more warmup than {self.warmup} may help"
+            )
+        course.numbers["loss"] = loss
+        course.curve["step"].append(course.step)
+        course.curve["loss"].append(loss)
+        course.recent = []
+
+    def _validate(self, valid: Targets) -> tuple[float, float, float]:
+        """NDCG@10 and the mean loss on the users that select; the seconds that it took."""
+        start = now()
+        gain = loss = 0.0
+        for rows, scores in self._scored(valid.histories):
+            goals = valid.items[rows].astype(np.int64)
+            items, _ = best(scores.cpu().numpy(), 10)
+            places = np.nonzero(items == goals[:, None])[1]
+            gain += float((1 / np.log2(places + 2)).sum())
+            own = scores.gather(1, torch.from_numpy(goals).to(scores.device)[:, None])
+            loss += float((scores.logsumexp(1) - own[:, 0]).sum())
+        return gain / len(valid), loss / len(valid), now() - start
+
+    def _scored(self, histories: Sequences) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """Row numbers and their scores of all items, a chunk at a time; longest histories first.
+
+        Like lengths share a chunk, so that little is padding.
+        """
+        model, reader = self.model_, self.reader_
+        items = torch.from_numpy(histories.items.astype(np.int64))
+        order = np.argsort(-np.minimum(histories.lengths, self.history), kind="stable")
+        count = max(1, SEARCH_CELLS[reader.device.type] // (len(reader.table) - 1))
+        for start in range(0, len(order), count):
+            rows = order[start : start + count]
+            begin, end = (torch.from_numpy(histories.offsets[rows + i]) for i in (0, 1))
+            with torch.inference_mode():
+                last = model.read(reader.read(items, begin, end, torch.from_numpy(rows))).last[:, 0]
+                scores = last @ model.head(0)[0].T
+            yield rows, scores
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """Let torch use this many threads inside the block; 0 changes nothing."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
