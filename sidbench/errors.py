@@ -22,6 +22,10 @@ class StorageError(SidbenchError):
     """The results folder takes no more: what follows could not be kept either, so a run ends with it."""
 
 
+class RanksError(SidbenchError):
+    """One of several processes that train together has ended, and so must the run."""
+
+
 class ContractError(SidbenchError):
     """A plugin broke its contract: wrong shape, type, range or a write to its input."""
 

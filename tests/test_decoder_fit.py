@@ -17,8 +17,10 @@ from sidbench.dataset import Corpus, Sequences
 from sidbench.decoder import Decoder
 from sidbench.decoder import course as course_module
 from sidbench.decoder import decoder as decoder_module
-from sidbench.decoder.inputs import Windows
-from sidbench.decoder.selection import expected_ndcg, some
+from sidbench.decoder import learner as learner_module
+from sidbench.decoder import retrieval as retrieval_module
+from sidbench.decoder.retrieval import Retriever
+from sidbench.decoder.selection import expected_gain, some
 from sidbench.errors import DataError, SidbenchError, UsageError
 from sidbench.protocol import Split, Targets, leave_one_out
 from sidbench.sids import SIDs
@@ -88,20 +90,21 @@ def test_a_rule_is_learned(settings: dict[str, Any], variable: bool) -> None:
 
 @pytest.mark.parametrize("architecture", ["tiger", "causal"])
 @pytest.mark.parametrize("tokens", ["items", "codes"])
-def test_a_batch_in_pieces_has_the_loss_and_gradient_of_the_whole(
+def test_however_a_batch_is_packed_its_loss_and_gradient_are_those_of_every_row_alone(
     architecture: str, tokens: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sids, split = world(variable=True)
-    decoder = small(architecture=architecture, tokens=tokens)
-    decoder._prepare(sids)
-    windows = Windows(split.train, decoder.history, 0, every=decoder.model_.every)
-    batch, found = windows.next(64), []
-    for limit in (1 << 20, 64, 1):
-        monkeypatch.setitem(decoder_module.PIECE_TOKENS, "cpu", limit)
-        loss = decoder._learn(windows, None, batch)
-        gradient = torch.cat([p.grad.flatten() for p in decoder.model_.parameters() if p.grad is not None])
-        found.append((loss, gradient))
-        decoder.model_.zero_grad()
+    decoder = small(architecture=architecture, tokens=tokens, user_tokens=3)
+    found = []
+    # Each row alone; then cut by size, by length, by both, in shares and not at all.
+    packings = [(1, 0, 1), (64, 1 << 20, 1), (1 << 20, 8, 1), (64, 8, 1), (64, 8, 3), (1 << 20, 1 << 20, 1)]
+    for limit, spare, parts in packings:
+        monkeypatch.setitem(learner_module.PIECE_TOKENS, "cpu", limit)
+        monkeypatch.setitem(learner_module.SPARE_TOKENS, "cpu", spare)
+        weights, windows, learner = decoder.replace()._ready(sids, split)
+        batch = windows.next(20)
+        loss = sum(learner.gradient(batch, 0, part, parts) for part in range(parts))
+        found.append((loss, weights.gathered().clone()))
     for loss, gradient in found[1:]:
         torch.testing.assert_close(loss, found[0][0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(gradient, found[0][1], atol=1e-5, rtol=1e-3)
@@ -166,7 +169,7 @@ def test_a_budget_leaves_time_for_the_search(monkeypatch: pytest.MonkeyPatch) ->
     sids, split = world()
     ticks = itertools.count()
     # A clock on which every look takes a tenth of a second: some three looks a step, and two a search.
-    for module in (course_module, decoder_module):
+    for module in (course_module, decoder_module, retrieval_module):
         monkeypatch.setattr(module, "now", lambda: next(ticks) / 10)
     seen: list[tuple[float, float]] = []
     with progress.listening(lambda _, done, total, __: seen.append((done, total))):
@@ -204,7 +207,29 @@ def test_training_stops_when_validation_no_longer_gains_and_keeps_the_best() -> 
     assert decoder.steps_ < 400
     assert decoder.best_step_ == steps[int(np.argmax(ndcg))]
     assert decoder.steps_ == decoder.best_step_ + 2 * 20
-    assert decoder._validate(some(split.valid, 100))[0] == max(ndcg)
+    retriever = Retriever(decoder.model_, decoder.trie_, decoder.reader_)
+    assert retriever.validate(some(split.valid, 100), decoder.beam).ndcg == max(ndcg)
+
+
+def test_without_patience_every_sequence_is_seen() -> None:
+    sids, split = world()
+    # A rate at which nothing is learned: the first validation is never beaten.
+    decoder = small(steps=60, eval_every=5, patience=0, learning_rate=1e-12).fit(sids, split)
+    assert (decoder.steps_, decoder.facts()["sequences_seen"]) == (60, 60 * 64)
+    assert decoder.best_step_ < 60
+    assert len(decoder.curve_["valid_recall@10"]) == 12
+
+
+def test_tokens_of_an_item_are_counted() -> None:
+    sids, split = world()
+    for settings, read in (({"tokens": "items"}, 1), ({"tokens": "codes"}, 2),
+                           ({"tokens": "codes", "separators": True}, 3)):  # fmt: skip
+        facts = small(steps=1, **settings).fit(sids, split).facts()
+        assert (facts["tokens_per_item"], facts["tokens_per_target"]) == (read, 2.0)
+    # Of 40 items one has a single code and an end, 13 have three codes, the others two and an end.
+    variable, split = world(variable=True)
+    facts = small(steps=1, tokens="codes").fit(variable, split).facts()
+    assert (facts["tokens_per_item"], facts["tokens_per_target"]) == (3, (2 + 39 * 3) / 40)
 
 
 def test_progress_is_reported() -> None:
@@ -215,16 +240,17 @@ def test_progress_is_reported() -> None:
         assert {s[0] for s in seen} == {"train"}
         decoder.recommend(split.test.histories, 5)
     assert [s[1] for s in seen if s[0] == "train"] == list(range(1, 11))
-    assert set(seen[9][3]) == {"loss", "ndcg@10"}
+    assert set(seen[9][3]) == {"loss", "ndcg@10", "recall@10", "step", "sequences"}
+    assert seen[9][3]["sequences"] == 10 * 64
     assert seen[-1][:3] == ("search", len(split.test), len(split.test))
 
 
-def test_ndcg_is_the_mean_over_all_orders_inside_shared_sids() -> None:
+def test_ndcg_and_recall_are_means_over_all_orders_inside_shared_sids() -> None:
     sizes = np.array([1, 3, 2, 4, 1])
     groups = np.array([[2, 1, 3, 0, -1], [1, 3, 0, 4, 2], [0, 1, -1, -1, -1]])
     goal = np.array([3, 1, 2])
     for k in (1, 3, 5, 10):
-        got = expected_ndcg(groups, goal, sizes, k)
+        got, recall = (expected_gain(groups, goal, sizes, k, discount=d) for d in (True, False))
         for u in range(3):
             place, values = 0, []
             for g in groups[u]:
@@ -235,6 +261,7 @@ def test_ndcg_is_the_mean_over_all_orders_inside_shared_sids() -> None:
                     break
                 place += sizes[g] if g >= 0 else 0
             assert got[u] == pytest.approx(np.mean(values) if values else 0.0)
+            assert recall[u] == pytest.approx(np.mean(np.array(values) > 0) if values else 0.0)
 
 
 def test_presets_are_known_by_name() -> None:

@@ -212,7 +212,7 @@ def test_streams_have_every_position_but_the_first_for_a_target_once() -> None:
     assert seen == [(0, (4, 5)), (0, (5, 6, 7)), (3, (9, 10)), (4, (1, 2, 3))]
     batch = torch.tensor([1, 3, 0, 2])
     assert windows.targets(batch).tolist() == [6, 7, 2, 3, 5, 10]
-    pieces = list(windows.pieces(batch, windows.targets(batch), limit=2))
+    pieces = list(windows.pieces(batch, windows.targets(batch), limit=2, spare=0))
     assert [(p.tolist(), g.tolist()) for p, g in pieces] == [
         ([1], [6, 7]), ([3], [2, 3]), ([0, 2], [5, 10]),
     ]  # fmt: skip
@@ -226,7 +226,7 @@ def test_an_epoch_serves_every_window_once_and_pieces_lose_none() -> None:
     batch = windows.next(30)
     lengths = (windows.end - windows.begin)[batch]
     assert (lengths.diff() <= 0).all()
-    pieces = list(windows.pieces(batch, batch, limit=8))
+    pieces = list(windows.pieces(batch, batch, limit=8, spare=0))
     assert torch.equal(torch.cat([p for p, _ in pieces]), batch)
     assert all(len(p) * int((windows.end - windows.begin)[p[0]]) <= 8 for p, _ in pieces)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sidbench import clock
 from sidbench.dataset import Sequences
 from sidbench.decoder import Decoder
-from sidbench.decoder import decoder as decoder_module
+from sidbench.decoder import retrieval as retrieval_module
 from sidbench.decoder import search as search_module
 from sidbench.decoder.training import negative_log_likelihood
 from sidbench.decoder.trie import Trie
@@ -155,7 +155,7 @@ def test_company_order_and_chunks_do_not_change_a_users_ranking(monkeypatch: pyt
     together = decoder.recommend(rows, 5)
     shuffled = np.random.default_rng(0).permutation(len(rows))
     apart = decoder.recommend(rows.take(shuffled), 5)
-    monkeypatch.setitem(decoder_module.SEARCH_FLOATS, "cpu", 1)
+    monkeypatch.setitem(retrieval_module.SEARCH_FLOATS, "cpu", 1)
     alone = decoder.recommend(rows, 5)
     np.testing.assert_array_equal(together.groups[shuffled], apart.groups)
     np.testing.assert_array_equal(together.groups, alone.groups)
@@ -262,7 +262,7 @@ def test_a_softmax_in_tiles_is_the_whole_one(limit: int, monkeypatch: pytest.Mon
     whole = decoder.recommend(rows, 20)
     monkeypatch.setattr(search_module, "MANY", 8)
     monkeypatch.setattr(search_module, "TILE", (7, 16))
-    monkeypatch.setitem(decoder_module.SEARCH_FLOATS, "cpu", limit)
+    monkeypatch.setitem(retrieval_module.SEARCH_FLOATS, "cpu", limit)
     tiled = decoder.recommend(rows, 20)
     np.testing.assert_array_equal(whole.groups, tiled.groups)
     np.testing.assert_allclose(whole.scores, tiled.scores, rtol=1e-5)

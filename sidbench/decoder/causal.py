@@ -56,8 +56,8 @@ class Causal(Model):
             rows, items, levels = tokens.shape
             at = torch.arange(0, rows * (items + 1), items + 1, device=tokens.device) + inputs.lengths
             tokens = torch.cat((tokens, tokens[:, :1]), 1)
-            starts = codes.new_tensor(self.starts)
-            tokens = tokens.view(-1, levels).index_copy(0, at, codes + starts).view(rows, items + 1, levels)
+            tokens = tokens.view(-1, levels).index_copy(0, at, codes + self.offsets)
+            tokens = tokens.view(rows, items + 1, levels)
         return (
             self._over_codes(tokens, inputs.users, at, noise)
             if self.flat

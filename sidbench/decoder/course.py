@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sidbench.decoder.inputs import Windows
+from sidbench.decoder.selection import Validation
 from sidbench.decoder.training import Weights
 from sidbench.kit import snapshots
 from sidbench.protocol import Split
@@ -35,7 +36,8 @@ class Course:
         self.best, self.best_step, self.since = -1.0, 0, 0
         self.best_weights = weights.flat.clone()
         self.curve: dict[str, list[float]] = {
-            key: [] for key in ("step", "loss", "valid_step", "valid_loss", "valid_ndcg@10")
+            key: []
+            for key in ("step", "loss", "valid_step", "valid_loss", "valid_ndcg@10", "valid_recall@10")
         }
         self.numbers: dict[str, float] = {}
         self.recent: list[Tensor] = []
@@ -64,12 +66,21 @@ class Course:
         self._parts = int(share * PARTS)
         return True
 
-    def validated(self, ndcg: float, loss: float) -> None:
+    def looked(self, loss: float) -> None:
+        """Note a mean loss."""
+        self.numbers["loss"] = loss
+        self.curve["step"].append(self.step)
+        self.curve["loss"].append(loss)
+        self.recent = []
+
+    def validated(self, found: Validation) -> None:
         """Note a validation; the weights are kept if it is the best so far."""
-        self.numbers["ndcg@10"] = ndcg
+        ndcg = found.ndcg
+        self.numbers.update({"ndcg@10": ndcg, "recall@10": found.recall})
         self.curve["valid_step"].append(self.step)
-        self.curve["valid_loss"].append(loss)
+        self.curve["valid_loss"].append(found.loss)
         self.curve["valid_ndcg@10"].append(ndcg)
+        self.curve["valid_recall@10"].append(found.recall)
         self.since += 1
         if ndcg > self.best:
             self.best, self.best_step, self.since = ndcg, self.step, 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
 from typing_extensions import Self
 
 from sidbench import checkpoints, progress
@@ -19,27 +19,23 @@ from sidbench.dataset import Sequences
 from sidbench.decoder.causal import Causal
 from sidbench.decoder.course import Course, now, owner_of
 from sidbench.decoder.inputs import Reader, Windows
+from sidbench.decoder.learner import Learner
 from sidbench.decoder.model import Model
-from sidbench.decoder.noise import Noise
-from sidbench.decoder.search import beam_search
-from sidbench.decoder.selection import expected_ndcg, some
-from sidbench.decoder.shape import Inputs, Shape
+from sidbench.decoder.ranks import ranks
+from sidbench.decoder.retrieval import Retriever
+from sidbench.decoder.selection import some
+from sidbench.decoder.shape import Shape
 from sidbench.decoder.tiger import Tiger
-from sidbench.decoder.training import Weights, negative_log_likelihood, schedule
+from sidbench.decoder.training import Weights, schedule
 from sidbench.decoder.trie import Trie
 from sidbench.errors import DataError, SidbenchError, UsageError, unknown
+from sidbench.kit.device import resolve
 from sidbench.plugin import Plugin
-from sidbench.protocol import Split, Targets
+from sidbench.protocol import Split
 from sidbench.ranking import Ranking
 from sidbench.sids import SIDs
 
 Count = Annotated[int, Field(ge=1)]
-
-MODELS: dict[str, type[Model]] = {"tiger": Tiger, "causal": Causal}
-#: Tokens of one piece of a training batch: on a processor what stays in its cache is far cheaper.
-PIECE_TOKENS = {"cpu": 5_120, "cuda": 1 << 18}
-#: Numbers that one level of search may hold at once.
-SEARCH_FLOATS = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
 class Decoder(Plugin):
@@ -47,6 +43,7 @@ class Decoder(Plugin):
 
     kind = "decoder"
     name = "decoder"
+    incidental = ("cuda_graph",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         # The defaults: a few thousand users on two cores, in about ten seconds.
         "quick": {},
@@ -133,6 +130,8 @@ class Decoder(Plugin):
     # step waits for it: measured twenty times slower.
     #: Processor threads that are used; 0 = as many as torch has been given.
     threads: Annotated[int, Field(ge=0)] = 1
+    #: On CUDA, a piece's forward and backward as one captured graph; the result is the same but for rounding.
+    cuda_graph: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,56 +151,134 @@ class Decoder(Plugin):
         with _threads(self.threads):
             return self._fit(sids, split)
 
+    def _prepare(self, sids: SIDs) -> None:
+        """Tables and an untrained model."""
+        self.trie_ = Trie(sids).to(self._device)
+        shape = Shape(
+            sizes=self.trie_.sizes,
+            width=self.width,
+            heads=self.heads,
+            head_width=self.head_width,
+            feed_forward=self.feed_forward,
+            encoder_layers=self.encoder_layers,
+            decoder_layers=self.decoder_layers,
+            history=self.history,
+            user_tokens=self.user_tokens,
+            tokens=self.tokens,
+            separators=self.separators,
+            tied=self.tied,
+            vocabulary=self.vocabulary,
+        )
+        made: Model = Causal(shape, self.seed) if self.architecture == "causal" else Tiger(shape, self.seed)
+        self.model_: Model = made.to(self._device)
+        self.reader_ = Reader(self.trie_, shape, self._dtype, leftmost=made.every)
+
+    def _ready(self, sids: SIDs, split: Split) -> tuple[Weights, Windows, Learner]:
+        """All that a training step needs; the same in every process."""
+        self._prepare(sids)
+        windows = Windows(split.train, self.history, self.seed, every=self.model_.every)
+        weights = Weights(self.model_, self._dtype, self.weight_decay, self.clip)
+        self.model_ = weights.worker
+        learner = Learner(
+            weights,
+            self.trie_,
+            self.reader_,
+            windows,
+            dropout=self.dropout,
+            smoothing=self.label_smoothing,
+            seed=self.seed,
+            capture=self.cuda_graph,
+        )
+        return weights, windows, learner
+
+    def follow(self, sids: SIDs, split: Split, state: dict[str, Any] | None) -> None:
+        """Train with the first of several processes, which is in `fit`, from its state on; keep nothing."""
+        with _threads(self.threads):
+            team = ranks()
+            weights, windows, learner = self._ready(sids, split)
+            step, begun = 0, -1
+            if state is not None:
+                step = state["step"]
+                weights.load(state["weights"])
+                windows.load(state["windows"])
+            while (word := team.told()) is not None:
+                rate, first = word
+                if first != begun:
+                    learner.begin(begun := first, team.rank)
+                loss = learner.gradient(windows.next(self.batch), step, team.rank, team.count)
+                gradient, _ = team.sum(weights.gathered(), loss)
+                weights.step(rate, gradient)
+                step += 1
+
     def _fit(self, sids: SIDs, split: Split) -> Self:
-        every = MODELS[self.architecture].every
-        windows = Windows(split.train, self.history, self.seed, every=every)
+        team = ranks()
+        weights, windows, learner = self._ready(sids, split)
         if not len(windows) or not len(split.valid):
             raise DataError(
                 f"{self.name}: {len(windows)} training windows and {len(split.valid)} validation users; "
                 "training needs at least one sequence with two items in `train` and one validation user"
             )
-        self._prepare(sids)
-        weights = Weights(self.model_, self._dtype, self.weight_decay, self.clip)
-        self.model_: Model = weights.worker
         course = Course(weights, self.steps, self.eval_every, self.budget)
         place = checkpoints.place()
         folder = None if place is None else place / "decoder"
-        owner = owner_of(self.params(), sids, split, self._device)
-        if folder is not None:
-            course.resume(folder, owner, windows)
-        valid = some(split.valid, self.valid_users)
-        noise = self._noise(course.step)
+        given = {key: value for key, value in self.params().items() if key not in self.incidental}
+        owner = owner_of(given, sids, split, self._device)
+        resumed = folder is not None and course.resume(folder, owner, windows)
+        state = {
+            "step": course.step,
+            "weights": {key: t.cpu() for key, t in weights.state().items()},
+            "windows": windows.state(),
+        }
+        team.send((self.params(), torch.get_num_threads(), sids, split, state if resumed else None))
+        with team.leading(weights.gradient):
+            self._train(course, windows, learner, split, None if folder is None else (folder, owner))
+        weights.restore(course.best_weights)
+        self.model_.requires_grad_(False)
+        self.curve_, self.windows_, self.processes_ = course.curve, len(windows), team.count
+        self.steps_, self.best_step_ = course.step, course.best_step
+        self.sequences_seen_, self.targets_seen_ = course.step * self.batch, course.targets
+        return self
+
+    def _train(
+        self,
+        course: Course,
+        windows: Windows,
+        learner: Learner,
+        split: Split,
+        kept: tuple[Path, dict[str, Any]] | None,
+    ) -> None:
+        team, valid = ranks(), some(split.valid, self.valid_users)
+        retriever = Retriever(self.model_, self.trie_, self.reader_)
+        begun = course.step
+        learner.begin(begun)
         share = course.share()
         while share < 1 and (self.budget or not self.patience or course.since < self.patience):
+            rate = schedule(course.step, self._after_warmup(course), self.warmup, self.learning_rate)
+            team.go(rate, begun)
             batch = windows.next(self.batch)
             course.targets += int(windows.counts[batch].sum())
-            course.recent.append(self._learn(windows, noise, batch))
-            weights.step(schedule(course.step, self._after_warmup(course), self.warmup, self.learning_rate))
+            loss = learner.gradient(batch, course.step, team.rank, team.count)
+            gradient, loss = team.sum(course.weights.gathered(), loss)
+            course.recent.append(loss)
+            course.weights.step(rate, gradient)
             course.step += 1
             if course.step % max(1, self.eval_every // 10) == 0:
                 self._look(course)
             share = course.share()
             if course.validates(share):
                 before = now()
-                ndcg, loss, searched = self._validate(valid)
-                course.reserved = now() - before + searched / len(valid) * len(split.valid)
-                course.validated(ndcg, loss)
-                if folder is not None:
-                    course.save(folder, owner, windows)
+                found = retriever.validate(valid, self.beam, split.candidates)
+                course.reserved = now() - before + found.seconds / len(valid) * len(split.valid)
+                course.validated(found)
+                if kept is not None:
+                    course.save(*kept, windows)
                 # Anew after each validation: a training that goes on from there has the same.
-                noise = self._noise(course.step)
+                begun = course.step
+                learner.begin(begun)
                 share = course.share()
             done = (course.seconds, self.budget) if self.budget else (course.step, self.steps)
-            progress.report("train", *done, **course.numbers)
-        weights.restore(course.best_weights)
-        self.model_.requires_grad_(False)
-        self.curve_, self.windows_ = course.curve, len(windows)
-        self.steps_, self.best_step_ = course.step, course.best_step
-        self.sequences_seen_, self.targets_seen_ = course.step * self.batch, course.targets
-        return self
-
-    def _noise(self, step: int) -> Noise | None:
-        return Noise(self.dropout, self.seed, self._device, self._dtype, step) if self.dropout else None
+            counts = {"step": course.step, "sequences": course.step * self.batch}
+            progress.report("train", *done, **{**course.numbers, **counts})
 
     def _after_warmup(self, course: Course) -> float:
         """How much of what follows the warm-up is done."""
@@ -217,10 +294,7 @@ class Decoder(Plugin):
                 f"{self.name}: the training loss is {loss} at step {course.step}; a lower "
                 f"learning_rate than {self.learning_rate} or more warmup than {self.warmup} may help"
             )
-        course.numbers["loss"] = loss
-        course.curve["step"].append(course.step)
-        course.curve["loss"].append(loss)
-        course.recent = []
+        course.looked(loss)
 
     def recommend(
         self,
@@ -247,8 +321,13 @@ class Decoder(Plugin):
             members = np.concatenate((members[inside], members[~inside]))
             upto = np.concatenate(([0], np.cumsum(inside)))[offsets]
             offsets = np.append(upto, len(members))
+        if users is None and self.user_tokens:
+            raise UsageError(
+                f"{self.name}.recommend: user_tokens = {self.user_tokens} needs users = their numbers"
+            )
+        retriever = Retriever(self.model_, self.trie_, self.reader_)
         with _threads(self.threads):
-            groups, scores = self._search(histories, users, max(self.beam, k), nodes, report=True)
+            groups, scores = retriever.search(histories, users, max(self.beam, k), nodes, report=True)
         return Ranking(groups[:, :k], scores[:, :k], members, offsets)
 
     def _checked(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -266,7 +345,10 @@ class Decoder(Plugin):
             "device": str(self._device),
             "precision": "fp32" if self._dtype == torch.float32 else "bf16",
             "threads": self.threads or torch.get_num_threads(),
+            "processes": self.processes_,
             "parameters": sum(p.numel() for p in self.model_.parameters()),
+            "tokens_per_item": self.model_.shape.per_item,
+            "tokens_per_target": float(self.trie_.predicted.double().mean()),
             "windows": self.windows_,
             "steps": self.steps_,
             "best_step": self.best_step_,
@@ -276,9 +358,7 @@ class Decoder(Plugin):
 
     @property
     def _device(self) -> torch.device:
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        return ranks().device(resolve(self.device))
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -287,125 +367,6 @@ class Decoder(Plugin):
             native = self._device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
             return torch.bfloat16 if native else torch.float32
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
-
-    def _prepare(self, sids: SIDs) -> None:
-        """Tables and an untrained model."""
-        self.trie_ = Trie(sids).to(self._device)
-        shape = Shape(
-            sizes=self.trie_.sizes,
-            width=self.width,
-            heads=self.heads,
-            head_width=self.head_width,
-            feed_forward=self.feed_forward,
-            encoder_layers=self.encoder_layers,
-            decoder_layers=self.decoder_layers,
-            history=self.history,
-            user_tokens=self.user_tokens,
-            tokens=self.tokens,
-            separators=self.separators,
-            tied=self.tied,
-            vocabulary=self.vocabulary,
-        )
-        made = Causal(shape, self.seed) if self.architecture == "causal" else Tiger(shape, self.seed)
-        self.model_ = made.to(self._device)
-        self.reader_ = Reader(self.trie_, shape, self._dtype, leftmost=made.every)
-
-    def _learn(self, windows: Windows, noise: Noise | None, batch: Tensor) -> Tensor:
-        """Gather the gradient of one batch, piece by piece; its mean loss a code."""
-        goals = self.trie_.item_codes[windows.targets(batch).to(self._device)]
-        total = self.trie_.count_codes(goals)
-        parts = []
-        limit = PIECE_TOKENS[self._device.type]
-        read = self.reader_.stream if self.model_.every else self.reader_.read
-        for piece, codes in windows.pieces(batch, goals, limit // self.model_.shape.per_item):
-            begin, end = windows.begin[piece], windows.end[piece]
-            inputs = read(windows.items, begin, end, windows.users[piece])
-            losses = negative_log_likelihood(
-                self.model_,
-                inputs,
-                codes,
-                variable=self.trie_.variable,
-                noise=noise,
-                smoothing=self.label_smoothing,
-            )
-            loss = losses.sum() / total
-            loss.backward()  # type: ignore[no-untyped-call]
-            parts.append(loss.detach())
-        return torch.stack(parts).sum()
-
-    def _validate(self, valid: Targets) -> tuple[float, float, float]:
-        """NDCG@10 at item level and the mean loss a code, on the users that select; the seconds of search."""
-        start = now()
-        groups, _ = self._search(valid.histories, valid.users, max(self.beam, 10), None, report=False)
-        searched = now() - start
-        ndcg = expected_ndcg(groups, self.trie_.group_of[valid.items], np.diff(self.trie_.offsets), 10)
-        loss, count = 0.0, 0
-        for rows, inputs in self._chunks(valid.histories, valid.users, self._rows(1)):
-            codes = self.trie_.item_codes[torch.from_numpy(valid.items[rows]).long().to(self._device)]
-            with torch.inference_mode():
-                losses = negative_log_likelihood(self.model_, inputs, codes, variable=self.trie_.variable)
-            loss += float(losses.sum())
-            count += self.trie_.count_codes(codes)
-        return float(ndcg.mean()), loss / count, searched
-
-    def _search(
-        self,
-        histories: Sequences,
-        users: NDArray[np.integer[Any]] | None,
-        beam: int,
-        allowed: list[Tensor] | None,
-        *,
-        report: bool,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        beam = min(beam, len(self.trie_))
-        groups = np.full((len(histories), beam), -1, dtype=np.int64)
-        scores = np.full((len(histories), beam), -np.inf, dtype=np.float32)
-        limit = SEARCH_FLOATS[self._device.type]
-        done = 0
-        for rows, inputs in self._chunks(histories, users, self._rows(beam)):
-            with torch.inference_mode():
-                read = self.model_.read(inputs)
-                found, logp = beam_search(self.model_, self.trie_, read, len(rows), beam, allowed, limit)
-            width = found.shape[1]
-            groups[rows, :width], scores[rows, :width] = found.cpu().numpy(), logp.cpu().numpy()
-            done += len(rows)
-            if report:
-                progress.report("search", done, len(histories))
-        return groups, scores
-
-    def _rows(self, beam: int) -> int:
-        """How many users at once: as many as keep what one level makes of them within the limit."""
-        trie, shape = self.trie_, self.model_.shape
-        before = [min(beam, trie.nodes(level - 1) if level else 1) for level in range(trie.levels)]
-        candidates = max(trie.most(level, beams) for level, beams in enumerate(before))
-        places = shape.history * shape.per_item
-        layer = max(
-            shape.feed_forward, shape.heads * places, 2 * shape.heads * shape.head_width * trie.levels
-        )
-        # Of every candidate some ten numbers are kept, or as much in integers.
-        floats = max(10 * candidates, max(before) * layer, places * shape.feed_forward)
-        return max(1, SEARCH_FLOATS[self._device.type] // floats)
-
-    def _chunks(
-        self, histories: Sequences, users: NDArray[np.integer[Any]] | None, count: int
-    ) -> Iterator[tuple[NDArray[np.int64], Inputs]]:
-        """Row numbers and inputs, longest histories first: like lengths share a chunk, little is padding."""
-        if users is None and self.user_tokens:
-            raise UsageError(
-                f"{self.name}.recommend: user_tokens = {self.user_tokens} needs users = their numbers"
-            )
-        order = np.argsort(-np.minimum(histories.lengths, self.history), kind="stable")
-        items = torch.from_numpy(histories.items.astype(np.int64))
-        number = (
-            np.zeros(len(histories), dtype=np.int64) if users is None else np.asarray(users, dtype=np.int64)
-        )
-        for start in range(0, len(order), count):
-            rows = order[start : start + count]
-            begin, end = (
-                torch.from_numpy(histories.offsets[rows]),
-                torch.from_numpy(histories.offsets[rows + 1]),
-            )
-            yield rows, self.reader_.read(items, begin, end, torch.from_numpy(number[rows]))
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sidbench.dataset import Sequences
@@ -27,17 +29,26 @@ class Reader:
         #: Rows begin leftmost, as a stream does, or end rightmost.
         self.leftmost = leftmost
 
-    def read(self, items: Tensor, begin: Tensor, end: Tensor, users: Tensor) -> Inputs:
-        """Rows `items[begin[i]:end[i]]`, all on the processor; the inputs are on the model's device."""
+    def send(self, x: Tensor) -> Tensor:
+        """A tensor of the processor on the model's device. No copy waits for what the device does already."""
+        return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x
+
+    def read(
+        self, items: Tensor, begin: Tensor, end: Tensor, users: Tensor, width: int | None = None
+    ) -> Inputs:
+        """Rows `items[begin[i]:end[i]]`, all on the processor; the inputs are on the model's device.
+
+        `width` pads them to so many items, and says what is padding even where nothing is.
+        """
         lengths = (end - begin).clamp_(max=self.shape.history)
         # An empty row keeps one place, "nothing", so that attention has something to look at.
-        longest = max(1, int(lengths.max()))
+        longest = width or max(1, int(lengths.max()))
         if self.leftmost:
             tokens = self._tokens(items, end - lengths, lengths, longest)
-            return Inputs(tokens, self._hashed(users), None, lengths.clamp(min=1).to(self.device))
+            return Inputs(tokens, self._hashed(users), None, self.send(lengths.clamp(min=1)))
         tokens = self._tokens(items, end - longest, lengths, longest, rightmost=True)
         hashed = self._hashed(users)
-        if int(lengths.min()) == longest:
+        if width is None and int(lengths.min()) == longest:
             return Inputs(tokens, hashed, None)
         there = torch.arange(longest, 0, -1) <= lengths.unsqueeze(1)
         there[:, -1] = True
@@ -45,17 +56,19 @@ class Reader:
         if hashed is not None:
             visible = torch.cat((visible.new_ones(len(visible), 1), visible), 1)
         bias = torch.zeros(visible.shape, dtype=self.dtype).masked_fill_(~visible, -torch.inf)
-        return Inputs(tokens, hashed, bias[:, None, None].to(self.device))
+        return Inputs(tokens, hashed, self.send(bias[:, None, None]))
 
-    def stream(self, items: Tensor, begin: Tensor, end: Tensor, users: Tensor) -> Inputs:
+    def stream(
+        self, items: Tensor, begin: Tensor, end: Tensor, users: Tensor, width: int | None = None
+    ) -> Inputs:
         """Rows `items[begin[i]:end[i] + 1]`, in which every item but the first is a target."""
         lengths = end + 1 - begin
-        longest = int(lengths.max())
+        longest = int(lengths.max()) if width is None else width + 1
         place = torch.arange(longest)
         wanted = (place > 0) & (place < lengths.unsqueeze(1))
         at = wanted.flatten().nonzero()[:, 0]
         tokens = self._tokens(items, begin, lengths, longest)
-        return Inputs(tokens, self._hashed(users), None, lengths.to(self.device), at.to(self.device))
+        return Inputs(tokens, self._hashed(users), None, self.send(lengths), self.send(at))
 
     def _tokens(
         self, items: Tensor, first: Tensor, lengths: Tensor, longest: int, *, rightmost: bool = False
@@ -65,13 +78,13 @@ class Reader:
         there = place >= longest - lengths.unsqueeze(1) if rightmost else place < lengths.unsqueeze(1)
         rows = torch.full(there.shape, len(self.table) - 1)
         rows[there] = items[(first.unsqueeze(1) + place)[there]]
-        return self.table[rows.to(self.device)]
+        return self.table[self.send(rows)]
 
     def _hashed(self, users: Tensor) -> Tensor | None:
         if not self.shape.user_tokens:
             return None
         # Multiplicative hashing: neighbours in number fall into unrelated buckets.
-        return (((users * 0x9E3779B1) & 0xFFFFFFFF) * self.shape.user_tokens >> 32).to(self.device)
+        return self.send(((users * 0x9E3779B1) & 0xFFFFFFFF) * self.shape.user_tokens >> 32)
 
 
 class Windows:
@@ -125,15 +138,31 @@ class Windows:
         first = (self.end[batch] + 1 - upto).repeat_interleave(counts)
         return self.items[first + torch.arange(len(first))]
 
-    def pieces(self, batch: Tensor, goals: Tensor, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """A batch, longest first, and its goals, cut so that each piece, padded, reads about `limit` items.
+    def pieces(self, batch: Tensor, goals: Tensor, limit: int, spare: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """A batch, longest first, and its goals, in pieces that read, padded, about `limit` items at most.
 
-        Short histories then cost what they are long, and what a layer makes stays in the processor's cache.
+        What a layer makes then stays in the processor's cache. A cut is made, too, where it saves more
+        padding than `spare` items, which is what one piece more costs: the cuts are those of least cost.
         """
-        lengths = (self.end[batch] - self.begin[batch]).tolist()
+        lengths = (self.end[batch] - self.begin[batch]).numpy()
         upto = [0, *self.counts[batch].cumsum(0).tolist()]
-        start = 0
-        while start < len(batch):
-            stop = min(len(batch), start + max(1, limit // lengths[start]))
+        for start, stop in _cuts(lengths, limit, spare):
             yield batch[start:stop], goals[upto[start] : upto[stop]]
+
+
+def _cuts(lengths: NDArray[np.int64], limit: int, spare: int) -> Iterator[tuple[int, int]]:
+    """Where to cut rows that stand longest first, each piece padded to its first row."""
+    # Only between rows of different length: from the back, the best way to go on from each such place.
+    edges = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1))
+    cost, follows = np.zeros(len(edges)), np.zeros(len(edges), dtype=np.int64)
+    for i in range(len(edges) - 2, -1, -1):
+        ways = (edges[i + 1 :] - edges[i]) * lengths[edges[i]] + spare + cost[i + 1 :]
+        best = int(ways.argmin())
+        cost[i], follows[i] = ways[best], i + 1 + best
+    start = at = 0
+    while at < len(edges) - 1:
+        at = int(follows[at])
+        while start < edges[at]:
+            stop = min(int(edges[at]), start + max(1, limit // int(lengths[start])))
+            yield start, stop
             start = stop

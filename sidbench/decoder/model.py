@@ -20,6 +20,7 @@ class Model(nn.Module, ABC):
 
     #: Whether one training row has all its items but the first for targets, or only what comes after it.
     every: ClassVar[bool]
+    offsets: Tensor
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -33,6 +34,8 @@ class Model(nn.Module, ABC):
         if not shape.tied:
             self.output = weight(codes, shape.width)
         self.starts = [sum(shape.sizes[:i]) for i in range(levels)]
+        # Beside the weights: a captured step may not copy numbers from the processor.
+        self.register_buffer("offsets", torch.tensor(self.starts), persistent=False)
 
     def initialise(self, seed: int, depth: int) -> None:
         """Own generator, on the processor: the same start on every device, the global state untouched."""
@@ -85,7 +88,7 @@ class Model(nn.Module, ABC):
 
     def before(self, codes: Tensor) -> Tensor:
         """The vectors of all but the last code of each target: (targets, levels - 1, width)."""
-        return F.embedding(codes[:, :-1] + codes.new_tensor(self.starts[:-1]), self.table)
+        return F.embedding(codes[:, :-1] + self.offsets[:-1], self.table)
 
 
 def later(places: int, like: Tensor) -> Tensor:

@@ -19,19 +19,30 @@ class Noise:
     """
 
     def __init__(
-        self, rate: float, seed: int, device: torch.device, dtype: torch.dtype, part: int = 0
+        self,
+        rate: float,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        step: int = 0,
+        part: int = 0,
+        generator: torch.Generator | None = None,
     ) -> None:
+        """Every step and every part of a batch may have its own. `generator` draws in place of all three."""
         drop = round(rate * 65_536)
         self._below = drop - 32_768
         self.scale = 65_536 / (65_536 - drop)
         self._device = device
         # An integer as wide as the numbers that it masks.
         self._integer = torch.int16 if dtype == torch.bfloat16 else torch.int32
-        self._host = np.random.Generator(np.random.SFC64([seed, part]))
+        # SFC64 of [seed, step] is not that of [seed, step, 0]: where there is one part, it goes unnamed.
+        self._host = np.random.Generator(np.random.SFC64([seed, step, part] if part else [seed, step]))
         self._pool = torch.empty(0, dtype=self._integer, device=device)
         self._next = 0
-        if device.type == "cuda":
-            self._generator = torch.Generator(device).manual_seed(part << 32 | seed)
+        if generator is not None:
+            self._generator = generator
+        elif device.type == "cuda":
+            self._generator = torch.Generator(device).manual_seed((part << 24 | step) << 32 | seed)
 
     def mask(self, shape: torch.Size | tuple[int, ...]) -> Tensor:
         """A mask of its own for every call."""

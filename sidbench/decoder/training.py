@@ -32,8 +32,9 @@ class Weights:
             self.worker = copy.deepcopy(model).to(dtype)
             parameters = sorted(self.worker.parameters(), key=lambda p: p.ndim == 1)
             self._worker_flat = _flatten(parameters)
-        self._gradient = torch.zeros_like(self._worker_flat)
-        _views(self._gradient, parameters, gradient=True)
+        #: What the worker gathers, in its own precision.
+        self.gradient = torch.zeros_like(self._worker_flat)
+        _views(self.gradient, parameters, gradient=True)
         matrices = sum(p.numel() for p in parameters if p.ndim > 1)
         parts = [nn.Parameter(part) for part in torch.split(self.flat, [matrices, len(self.flat) - matrices])]
         groups = [
@@ -43,9 +44,12 @@ class Weights:
         self._parts = parts
         self._optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
 
-    def step(self, rate: float) -> None:
-        """Apply the gradient that the worker has gathered."""
-        gradient = self._gradient.float()
+    def gathered(self) -> Tensor:
+        """What the worker has gathered, in single precision."""
+        return self.gradient.float()
+
+    def step(self, rate: float, gradient: Tensor) -> None:
+        """Apply a gradient, which is used up, and begin to gather anew."""
         norm = torch.linalg.vector_norm(gradient)
         gradient *= (self.clip / norm).clamp_(max=1)
         for part, piece in zip(
@@ -55,7 +59,7 @@ class Weights:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
-        self._gradient.zero_()
+        self.gradient.zero_()
         self.restore(self.flat)
 
     def state(self) -> dict[str, Tensor]:

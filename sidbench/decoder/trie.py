@@ -28,6 +28,9 @@ class Trie:
         self.members: NDArray[np.int32] = np.argsort(group_of, kind="stable").astype(np.int32)
         self.offsets = np.concatenate(([0], np.cumsum(np.bincount(group_of, minlength=len(groups)))))
         self.group_of = group_of
+        #: How many codes of each item's SID are predicted: up to the end, the end included.
+        goes_on = (paths[:, :-1] != 0) | (not self.variable)
+        self.predicted = torch.from_numpy((goes_on.sum(1) + 1)[group_of])
 
         #: Level by level: each node's code, and where each parent's children begin.
         self.codes: list[Tensor] = []
@@ -61,12 +64,6 @@ class Trie:
         self.codes = [t.to(device) for t in self.codes]
         self.begins = [t.to(device) for t in self.begins]
         return self
-
-    def count_codes(self, codes: Tensor) -> int:
-        """How many codes of these paths (rows, levels) are predicted: up to the end, the end included."""
-        if not self.variable:
-            return codes.numel()
-        return codes.numel() - int((codes[:, :-1] == 0).sum())
 
     def nodes(self, level: int) -> int:
         """How many nodes a level has."""

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from sidbench.dataset import Sequences
 from sidbench.decoder import Decoder
 from sidbench.decoder.inputs import Windows
-from sidbench.decoder.noise import Noise
-from sidbench.decoder.training import Weights, negative_log_likelihood
+from sidbench.decoder.training import negative_log_likelihood
+from sidbench.protocol import Split, Targets
 from sidbench.sids import SIDs
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -79,15 +79,18 @@ class Ours:
             beam=20,
             seed=seed,
         )
-        self.decoder._prepare(sids)
-        self.weights = Weights(self.decoder.model_, self.decoder._dtype, DECAY, CLIP)
-        self.decoder.model_ = self.weights.worker
-        self.noise = Noise(self.decoder.dropout, seed, torch.device("cpu"), self.decoder._dtype)
+        nobody = Targets(np.zeros(0, np.int64), Sequences.of([]), np.zeros(0, np.int32))
+        split = Split("none", Sequences.of([[0, 1]]), nobody, nobody, len(sids))
+        self.weights, _, self.learner = self.decoder._ready(sids, split)
+        self.learner.begin(0)
+        self.steps = 0
 
     def train(self, windows: Windows, batch: torch.Tensor, rate: float) -> None:
         order = (windows.end[batch] - windows.begin[batch]).argsort(descending=True, stable=True)
-        self.decoder._learn(windows, self.noise, batch[order])
-        self.weights.step(rate)
+        self.learner.windows = windows
+        self.learner.gradient(batch[order], self.steps)
+        self.weights.step(rate, self.weights.gathered())
+        self.steps += 1
 
     def loss(self, windows: Windows, batch: torch.Tensor) -> float:
         inputs = self.decoder.reader_.read(

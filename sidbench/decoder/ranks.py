@@ -1,0 +1,117 @@
+"""Several processes that train one decoder: each takes its share of a batch, the first decides the rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from sidbench.errors import RanksError
+
+T = TypeVar("T")
+CPU = torch.device("cpu")
+
+
+class Ranks:
+    """The processes as one of them sees them; one alone says nothing to anybody.
+
+    The first (`rank` 0) runs everything as if it were alone: data, tokenizers, validation, search, records.
+    The others wait for what is to be trained, then for each step's word. They decide nothing, so no clock and
+    no rounding can part them; what each adds to a step is one sum over all.
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1, place: int = 0) -> None:
+        self.rank, self.count = rank, count
+        #: Which of its machine's devices is this process's own.
+        self.place = place
+        #: Whether the others wait for this process's part of a sum.
+        self._owes = False
+
+    def device(self, asked: torch.device) -> torch.device:
+        """The device that this process computes on, where one is asked for that several share."""
+        return torch.device("cuda", self.place) if self.count > 1 and asked.type == "cuda" else asked
+
+    def send(self, message: Any) -> None:
+        """From the first to the others, who are waiting in `receive`."""
+        if self.count > 1:
+            self._all(lambda: dist.broadcast_object_list([message], src=0, device=CPU))
+
+    def receive(self) -> Any:
+        """What the first sends."""
+        held: list[Any] = [None]
+        self._all(lambda: dist.broadcast_object_list(held, src=0, device=CPU))
+        return held[0]
+
+    @contextmanager
+    def leading(self, gradient: Tensor) -> Iterator[None]:
+        """A training that the first leads; however it ends, the others are told that it has ended."""
+        try:
+            yield
+        except RanksError:  # there is nobody left to tell
+            raise
+        except BaseException:
+            if self._owes:  # they wait for a sum, which nobody will use
+                self.sum(torch.zeros_like(gradient, dtype=torch.float32), gradient.new_zeros(()))
+            self._tell(math.nan, 0)
+            raise
+        self._tell(math.nan, 0)
+
+    def go(self, rate: float, begun: int) -> None:
+        """The first's word to take a step at this rate, with the dropout of step `begun`."""
+        self._tell(rate, begun)
+        self._owes = self.count > 1
+
+    def told(self) -> tuple[float, int] | None:
+        """The first's word; None where the training has ended."""
+        word = torch.empty(2, dtype=torch.float64)
+        self._all(lambda: dist.broadcast(word, src=0))
+        rate, begun = word.tolist()
+        return None if math.isnan(rate) else (rate, int(begun))
+
+    def sum(self, gradient: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient and the loss of the whole batch, from every process's share."""
+        if self.count == 1:
+            return gradient, loss
+        both = torch.cat((gradient, loss.float().view(1)))
+        self._all(lambda: dist.all_reduce(both))
+        self._owes = False
+        return both[:-1], both[-1]
+
+    def _tell(self, rate: float, begun: int) -> None:
+        if self.count > 1:
+            word = torch.tensor([rate, begun], dtype=torch.float64)
+            self._all(lambda: dist.broadcast(word, src=0))
+
+    def _all(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except RuntimeError as e:  # a connection that the other side's end has cut
+            raise RanksError(
+                f"process {self.rank} of {self.count} cannot reach the others: one has ended, and what it "
+                "said stands above; the same command goes on from the last checkpoint "
+                f"({str(e).splitlines()[0]})"
+            ) from e
+
+
+_ranks: ContextVar[Ranks] = ContextVar("sidbench_ranks", default=Ranks())  # noqa: B039 - one that stays alone
+
+
+def ranks() -> Ranks:
+    """The processes that this one belongs to."""
+    return _ranks.get()
+
+
+@contextmanager
+def belonging(to: Ranks) -> Iterator[None]:
+    """Inside, decoders are trained by these processes together."""
+    token = _ranks.set(to)
+    try:
+        yield
+    finally:
+        _ranks.reset(token)

@@ -1,0 +1,74 @@
+"""`torchrun -m sidbench run`: the first process runs, the others train with it what it trains."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from torch import distributed as dist
+
+from sidbench.decoder.decoder import Decoder
+from sidbench.decoder.ranks import Ranks, belonging
+from sidbench.errors import RanksError, UsageError
+from sidbench.kit.device import resolve
+
+#: How long a process waits for another that lives: the first may be fitting a tokenizer. One that has ended
+#: is noticed at once, by its connection.
+PATIENCE = timedelta(days=30)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[bool]:
+    """Join the processes that torchrun has started; whether this one is the first, or alone.
+
+    The others return from here when the first has left the block: there is nothing for them to do in it.
+    """
+    count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if count == 1:
+        yield True
+        return
+    place, cuda = int(os.environ.get("LOCAL_RANK", "0")), resolve(device).type == "cuda"
+    if cuda:
+        if place >= torch.cuda.device_count():
+            raise UsageError(
+                f"process {place} of this machine has no GPU: it has {torch.cuda.device_count()}; "
+                "start as many processes as there are (--nproc-per-node)"
+            )
+        torch.cuda.set_device(place)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    ranks = Ranks(rank, count, place)
+    try:
+        if rank:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first says what follows
+            with belonging(ranks):
+                _serve(ranks)
+            yield False
+        else:
+            with belonging(ranks), _ending(ranks):
+                yield True
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _ending(ranks: Ranks) -> Iterator[None]:
+    """However the block ends, the others may go."""
+    try:
+        yield
+    except RanksError:
+        raise
+    except BaseException:
+        ranks.send(None)
+        raise
+    ranks.send(None)
+
+
+def _serve(ranks: Ranks) -> None:
+    while (work := ranks.receive()) is not None:
+        params, threads, sids, split, state = work
+        torch.set_num_threads(threads)
+        Decoder(**params).follow(sids, split, state)
