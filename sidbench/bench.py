@@ -27,7 +27,8 @@ from safetensors import SafetensorError
 from sidbench import checkpoints, clock, metrics, progress, provenance
 from sidbench.dataset import Corpus, Dataset, Embeddings, Sequences, some_rows
 from sidbench.decoder import Decoder
-from sidbench.errors import ContractError, SidbenchError, StorageError, UsageError
+from sidbench.decoder.ranks import ranks
+from sidbench.errors import ContractError, RanksError, SidbenchError, StorageError, UsageError
 from sidbench.plugin import Plugin
 from sidbench.protocol import Split, Targets
 from sidbench.ranking import Ranking
@@ -132,7 +133,7 @@ class Task:
             "decoder": None
             if self.decoder is None
             else {"preset": self.preset, "name": self.decoder.name, "params": _params(self.decoder)},
-            "hardware": provenance.hardware(bench.device, bench.threads),
+            "hardware": {**provenance.hardware(bench.device, bench.threads), **ranks().hardware()},
         }
 
     def code(self) -> str:
@@ -193,7 +194,7 @@ def run_one(task: Task, bench: Bench, store: Store, env: dict[str, str]) -> RunR
             _run_reference(task.method, bench, run, store.unfinished(key), task.code())
         else:
             _run_tokenizer(task, bench, run, store, key)
-    except StorageError:
+    except (StorageError, RanksError):
         raise
     except (Exception, SystemExit) as e:  # whatever a plugin raises is that row's failure; the others go on
         message = provenance.without_folders(_said(e, task), store.root)

@@ -17,6 +17,7 @@ from sidbench.bench import Task
 from sidbench.budget import Budget
 from sidbench.commands.results import readable, write_board
 from sidbench.decoder import Decoder
+from sidbench.decoder.together import joined
 from sidbench.display import Display, row_name
 from sidbench.estimate import Estimate, Estimator
 from sidbench.plan import Plan, make_plan, run_plan
@@ -26,7 +27,15 @@ from sidbench.settings import Settings
 
 
 def run(settings: Settings, *, redo: bool, dry_run: bool, as_json: bool, command: str) -> int:
-    """Everything a run does; 0 when every row ran, 1 when one failed."""
+    """Everything a run does; 0 when every row ran, 1 when one failed.
+
+    Of several processes (torchrun) the first does it; the others help where a decoder is trained.
+    """
+    with joined(settings.device) as first:
+        return _run(settings, redo, dry_run, as_json, command) if first else 0
+
+
+def _run(settings: Settings, redo: bool, dry_run: bool, as_json: bool, command: str) -> int:
     # With --json standard output is for the script: what a person watches goes to standard error.
     console = Console(stderr=as_json, highlight=False)
     with console.status("loading plugins and data…"):

@@ -37,6 +37,10 @@ class Ranks:
         """The device that this process computes on, where one is asked for that several share."""
         return torch.device("cuda", self.place) if self.count > 1 and asked.type == "cuda" else asked
 
+    def hardware(self) -> dict[str, int]:
+        """What a record's key says of the processes; nothing of one alone."""
+        return {"processes": self.count} if self.count > 1 else {}
+
     def send(self, message: Any) -> None:
         """From the first to the others, who are waiting in `receive`."""
         if self.count > 1:

@@ -63,7 +63,7 @@ class Retriever:
         return groups, scores
 
     def validate(self, valid: Targets, beam: int, candidates: NDArray[np.bool_] | None = None) -> Validation:
-        """NDCG@10 and Recall@10 at item level among the candidates (a mask of all items), and the mean loss."""
+        """NDCG@10 and Recall@10 at item level among the candidates (a mask of items), and the mean loss."""
         start = now()
         nodes = None if candidates is None else self.trie.allowed(candidates)
         groups, _ = self.search(valid.histories, valid.users, max(beam, PLACES), nodes)

@@ -27,11 +27,11 @@ def joined(device: str) -> Iterator[bool]:
 
     The others return from here when the first has left the block: there is nothing for them to do in it.
     """
-    count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if count == 1:
+    if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield True
         return
-    place, cuda = int(os.environ.get("LOCAL_RANK", "0")), resolve(device).type == "cuda"
+    count, rank, place = (int(os.environ[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
+    cuda = resolve(device).type == "cuda"
     if cuda:
         if place >= torch.cuda.device_count():
             raise UsageError(
