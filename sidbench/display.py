@@ -1,46 +1,61 @@
-"""What a person watches while a run goes on: rows done, the stage at hand, how far, how long still."""
+"""What a person watches while a run goes on: rows done, the stage at hand, its numbers, how long still."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Sequence
 from types import TracebackType
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from sidbench import progress
-from sidbench.bench import Task as Row
+from sidbench.bench import Task
+from sidbench.budget import seconds_of
 from sidbench.record import RunRecord
 
 #: How much of a row's time each stage tends to take; only the time left is drawn from it.
 SHARE = {"fit": 0.15, "encode": 0.05, "resolve": 0.02, "train": 0.65, "search": 0.13}
+COUNTED = {"fit": 0.87, "search": 0.13}  # a reference's
+#: What a row without training takes, as a share of one with it.
+LIGHT = 0.02
+#: Numbers as a board calls them.
+NAMES = {"ndcg@10": "NDCG@10", "recall@10": "Recall@10"}
+#: Of these, the last that is reported has its course drawn.
+DRAWN = ("ndcg@10", "recall@10")
+BLOCKS = "▁▂▃▄▅▆▇█"
+LOOKS = 20  # of the course that is drawn
+BESIDE = 28  # cells of the percentage and the clock, and between the columns
+
+now = time.perf_counter
 
 
 class Display:
-    """A line a finished row; on a terminal, live bars below them."""
+    """A line a finished row; on a terminal, live lines below them."""
 
-    def __init__(self, console: Console, rows: int) -> None:
+    def __init__(self, console: Console, tasks: Sequence[Task], done: Collection[int] = ()) -> None:
         self.console = console
-        self.rows, self.row, self.part = rows, 0, 0.0
-        self.began = self.row_began = time.perf_counter()
-        self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
-            _Clock(),
-            TextColumn("{task.fields[numbers]}", style="dim"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.all = self.bars.add_task("all rows", total=float(max(rows, 1)), numbers="")
-        self.now = self.bars.add_task("", total=1.0, numbers="", visible=False)
-        self.name = ""
+        self.tasks = tasks
+        self.todo = [i for i in range(len(tasks)) if i not in done]
+        names = [cell_len(row_name(t)) for t in tasks]
+        self.names = max(24, *names)
+        self.longest = max(names) + len(" resolve")
+        self.at = -1  # the row that runs
+        self.weights = {i: _weight(tasks[i]) for i in self.todo}
+        self.gone = 0.0  # weight of what has run
+        self.took: list[tuple[float, float]] = []  # budget and seconds of the rows that have one
+        self.began = self.row_began = now()
+        self.stage = _Stage("", 0.0)
+        terminal = console.is_terminal and not console.is_dumb_terminal
+        self.live = Live(self, console=console, transient=True, refresh_per_second=4) if terminal else None
 
     def __enter__(self) -> Display:
-        self.bars.start()
+        if self.live is not None:
+            self.live.start()
         self._listening = progress.listening(self.report)
         self._listening.__enter__()
         return self
@@ -49,38 +64,31 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._listening.__exit__(kind, error, tb)
-        self.bars.stop()
+        if self.live is not None:
+            self.live.stop()
 
-    def started(self, i: int, task: Row) -> None:
-        self.name = escape(row_name(task))
-        self.row_began = time.perf_counter()
-        self.bars.update(self.now, visible=True, description=self.name, numbers="")
-        if not self.console.is_terminal:
-            self.console.print(f"… {self.name}", style="dim", highlight=False)
+    def started(self, i: int, task: Task) -> None:
+        self.at, self.row_began = i, now()
+        self.stage = _Stage("", 0.0)
+        if self.live is None:
+            self.console.print(Text(f"… {row_name(task)}", style="dim"), soft_wrap=True)
 
     def report(self, stage: str, done: float, total: float, numbers: dict[str, float]) -> None:
-        """A stage's progress, from anywhere below."""
-        before = 0.0
-        for name, share in SHARE.items():
-            if name == stage:
-                self.part = before + share * min(1.0, done / max(total, 1e-9))
-                break
-            before += share
-        shown = "  ".join(f"{k} {v:.4f}" for k, v in numbers.items())
-        self.bars.update(
-            self.now,
-            description=f"{self.name} [dim]{escape(stage)}[/dim]",
-            completed=done,
-            total=max(total, 1e-9),
-            numbers=shown,
-        )
-        self.bars.update(self.all, completed=self.row + self.part)
+        """A stage's progress, from anywhere below; called at every step, so nothing is drawn here."""
+        if self.at < 0:  # what is paid before the first row
+            return
+        if stage != self.stage.name:
+            self.stage = _Stage(stage, done)
+        self.stage.take(done, total, numbers)
 
-    def finished(self, i: int, task: Row, record: RunRecord, reused: bool) -> None:
-        self.row, self.part = i + 1, 0.0
-        self.bars.update(self.all, completed=self.row)
-        seconds = time.perf_counter() - self.row_began
-        name = f"{row_name(task):<32}"
+    def finished(self, i: int, task: Task, record: RunRecord, reused: bool) -> None:
+        seconds = now() - self.row_began
+        if not reused:
+            self.gone += self.weights[i]
+            self.at = -1
+            if budget := _budget(task):
+                self.took.append((budget, seconds))
+        name = f"{row_name(task):<{self.names}}"
         if record.error is not None:
             said = f"{record.error['stage']}: {record.error['message']}"
             line = Text.assemble(("✗ ", "red"), name, (f" failed in {said}", "red"))
@@ -92,8 +100,105 @@ class Display:
             line = Text.assemble(("✓ ", "green"), f"{name} {recall:<18} ", (took, "dim"))
         self.console.print(line, soft_wrap=True)
 
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        row, stage, moment, width = self.at, self.stage, now(), options.max_width
+        if row < 0:
+            return
+        name = Text.assemble(row_name(self.tasks[row]), (f" {stage.name}", "dim"))
+        whole = Text(f"row {self.todo.index(row) + 1} of {len(self.todo)}")
+        lines = [
+            (name, stage.share, _clock(moment - self.row_began, stage.left(moment))),
+            (whole, self.share(row), _clock(moment - self.began, self.left(row, moment))),
+        ]
+        # The same columns from the first row to the last: nothing jumps.
+        bar = max(6, min(40, width - self.longest - BESIDE))
+        label = max(6, min(self.longest, width - bar - BESIDE))
+        grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+        grid.add_column(width=label, no_wrap=True, overflow="ellipsis")
+        grid.add_column(width=bar, no_wrap=True)
+        grid.add_column(justify="right", width=4, no_wrap=True)
+        grid.add_column(no_wrap=True, overflow="ellipsis")
+        for text, part, clock in lines:
+            grid.add_row(text, ProgressBar(1.0, part, width=bar), f"{part:.0%}", Text(clock, style="cyan"))
+        yield grid
+        yield stage.line(width)
 
-def row_name(task: Row) -> str:
+    def share(self, row: int) -> float:
+        """How much of the whole run is done while this row runs."""
+        running = self.weights[row] * self.stage.of_row(self.tasks[row])
+        return min(1.0, (self.gone + running) / sum(self.weights.values()))
+
+    def left(self, row: int, at: float) -> float | None:
+        """Seconds until the last row is done, once there is something to go by; with budgets, at once."""
+        task = self.tasks[row]
+        budget = _budget(task)
+        after = [_budget(self.tasks[i]) for i in self.todo if i > row]
+        if not budget and not any(after):
+            share = self.share(row)
+            return None if share < 0.02 else (at - self.began) * (1 - share) / share
+        trains = self.stage.name in ("fit" if task.decoder is None else "train", "search")
+        own = budget if budget and not trains else self.stage.left(at) or 0.0
+        # What rows take beside their budget (fits, most of all) is as it was until now.
+        beside = sum(took - b for b, took in self.took) / len(self.took) if self.took else 0.0
+        return own + sum(b + beside for b in after if b)
+
+
+class _Stage:
+    """One stage of the row that runs: how far, how fast, its numbers and their course."""
+
+    def __init__(self, name: str, first: float) -> None:
+        self.name, self.first, self.began = name, first, now()
+        self.told, self.done, self.total = self.began, first, 1.0
+        self.numbers: dict[str, float] = {}
+        self.course: dict[str, list[float]] = {}
+
+    def take(self, done: float, total: float, numbers: dict[str, float]) -> None:
+        for key in DRAWN:
+            if key in numbers and numbers[key] != self.course.setdefault(key, [float("nan")])[-1]:
+                self.course[key].append(numbers[key])
+        # Last, since what draws does so from a thread of its own.
+        self.done, self.total, self.numbers, self.told = done, max(total, 1e-9), numbers, now()
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.done / self.total)
+
+    def of_row(self, task: Task) -> float:
+        """How much of the row is done: what comes before this stage, and of it what is done."""
+        before = 0.0
+        for name, share in (SHARE if task.decoder is not None else COUNTED).items():
+            if name == self.name:
+                return before + share * self.share
+            before += share
+        return 0.0
+
+    def left(self, at: float) -> float | None:
+        """Seconds that the stage still takes: as it says itself, else at the pace until now."""
+        if "left" in self.numbers:
+            return max(0.0, self.numbers["left"] - (at - self.told))
+        gained, spent = self.done - self.first, at - self.began
+        return None if gained <= 0 or spent < 1 else (self.total - self.done) * spent / gained
+
+    def line(self, width: int) -> Text:
+        """The numbers, as many as there is room for; none is cut in two."""
+        parts = []
+        drawn = next((k for k in reversed(DRAWN) if k in self.numbers), None)
+        for key, value in self.numbers.items():
+            if key.endswith("/s"):
+                parts.append(Text.assemble(f"{value:,.0f}", (f" {key}", "dim")))
+            elif key not in progress.WHERE:
+                parts.append(Text.assemble((f"{NAMES.get(key, key)} ", "dim"), _short(value)))
+            if key == drawn:
+                parts[-1].append(f" {_drawn(self.course[drawn][1:])}", "green")
+        out = Text(no_wrap=True, overflow="crop")
+        for part in parts:
+            if cell_len(out.plain) + 3 * bool(out.plain) + cell_len(part.plain) > width:
+                break
+            out.append("   " if out.plain else "").append_text(part)
+        return out
+
+
+def row_name(task: Task) -> str:
     """How a row is called on the screen."""
     parts = [task.label]
     if task.resolver is not None:
@@ -103,17 +208,33 @@ def row_name(task: Row) -> str:
     return " ".join(parts)
 
 
-class _Clock(ProgressColumn):
-    """Time gone and, once there is something to go by, time left."""
+def _budget(task: Task) -> float:
+    return seconds_of(task.decoder, task.method)
 
-    def render(self, task: Task) -> Text:
-        left = task.time_remaining
-        gone = task.elapsed or 0.0
-        text = _minutes(gone)
-        if left is not None and task.percentage > 2:
-            text += f", {_minutes(left)} left"
-        return Text(text, style="cyan")
+
+def _weight(task: Task) -> float:
+    """How long a row takes beside the others, roughly."""
+    return 1.0 if task.decoder is not None or _budget(task) else LIGHT
+
+
+def _drawn(course: list[float]) -> str:
+    """The last values as bars, the lowest to the highest of them."""
+    values = course[-LOOKS:]
+    low, high = min(values), max(values)
+    span = max(high - low, 1e-12)
+    return "".join(BLOCKS[round((len(BLOCKS) - 1) * (v - low) / span)] for v in values)
+
+
+def _short(value: float) -> str:
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.3g}"
+
+
+def _clock(gone: float, left: float | None) -> str:
+    return _minutes(gone) if left is None else f"{_minutes(gone)}, {_minutes(left)} left"
 
 
 def _minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    whole = int(seconds)
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d}"
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -13,6 +13,7 @@ import numpy as np
 
 from sidbench import clock, progress
 from sidbench.bench import Bench, Task, places_needed, warm_up
+from sidbench.budget import seconds_of
 from sidbench.dataset import Embeddings
 from sidbench.protocol import Targets
 from sidbench.record import RunRecord
@@ -46,16 +47,14 @@ class Estimator:
 
     def __call__(self, task: Task) -> Estimate:
         n, d = self.bench.corpus.embeddings.shape
-        disk = _disk_mb(task, self.bench)
+        disk, budget = _disk_mb(task, self.bench), seconds_of(task.decoder, task.method)
         for record in self.earlier:
             if record.status == "ok" and _same_row(record, task, self.bench):
-                seconds = _seconds(record, len(self.bench.split.test), _budget(task))
+                seconds = _seconds(record, len(self.bench.split.test), budget)
                 peak = float(record.measured.get("peak_memory_mb", 0))
                 return Estimate(seconds, _resident_mb() + peak, disk, True)
         if isinstance(task.method, Reference):
-            seconds = _budget(task) or self._once(
-                task.method, lambda: _try_reference(task.method, self.bench)
-            )
+            seconds = budget or self._once(task.method, lambda: _try_reference(task.method, self.bench))
         else:
             assert task.decoder is not None
             what = (task.decoder.replace(seed=0), task.method.levels, repr(task.resolver))
@@ -173,12 +172,6 @@ def _seconds_to_fit(method: Tokenizer, x: Embeddings) -> float:
     with suppress(_EnoughError), progress.listening(listen):
         method.replace().fit(x)
     return (time.perf_counter() - start) / share
-
-
-def _budget(task: Task) -> float:
-    """The seconds that a row's training and search are given; 0 where nobody said."""
-    trained = task.decoder or task.method
-    return float(trained.params().get("budget", 0))
 
 
 def _seconds(record: RunRecord, users: int, budget: float) -> float:

@@ -207,9 +207,9 @@ def test_a_reference_that_trains_has_the_same_budget(
     assert said.code == 2
     assert "--budget 5m and --set trained.budget=60 both say how long" in said.err
     assert sidbench_cli(*line, "--results", tmp_path / "r").code == 0
-    found = records(tmp_path / "r")
-    assert found.keys() == {"trained 0", "trained 1", "trained 2"}
-    assert len({r.metrics["recall@20"] for r in found.values()}) > 1
+    rows = records(tmp_path / "r")
+    assert rows.keys() == {"trained 0", "trained 1", "trained 2"}
+    assert len({r.metrics["recall@20"] for r in rows.values()}) > 1
     assert " ± " in (tmp_path / "r" / "LEADERBOARD.md").read_text()
 
 

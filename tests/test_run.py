@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -21,12 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from rich.console import Console
 
-from sidbench import bench, clock, plan, progress, registry
+from sidbench import bench, clock, plan, registry
 from sidbench.cli import main
 from sidbench.dataset import Corpus, Dataset, cached_rows
-from sidbench.display import Display
 from sidbench.record import RunRecord, Store, read
 from sidbench.settings import read_settings
 from sidbench.sids import SIDs
@@ -609,33 +606,6 @@ def test_lists_are_as_long_as_the_largest_cutoff_needs(seen: str) -> None:
     made = plan.make_plan(settings, dry=True).bench
     longest = max(len(np.unique(h)) for h in made.split.test.histories)
     assert bench.places_needed(made) == 20 + (longest if seen == "mask" else 0)
-
-
-def test_the_live_display_takes_any_name_and_any_width() -> None:
-    settings = read_settings(None, {"dataset": "synthetic:tiny", "methods": "popularity"}, [])
-    made = plan.make_plan(settings, dry=True)
-    row = replace(made.tasks[0], label="odd [/name] of [bold]someone")
-    record = RunRecord(
-        "id", "failed", {}, "", error={"type": "E", "stage": "fit", "message": "[/x] happened"}
-    )
-    for width in (200, 30, 5):
-        screen = io.StringIO()
-        console = Console(file=screen, force_terminal=True, width=width)
-        with Display(console, 2) as display:
-            display.started(0, row)
-            progress.report("fit [1/2]", 1, 2, loss=0.5)
-            progress.report("train", 1, 2, loss=0.5)
-            display.finished(0, row, record, reused=False)
-        progress.report("train", 2, 2)  # nobody listens any more
-        assert "odd [/name] of [bold]someone" in screen.getvalue()
-        assert "failed in fit: [/x] happened" in screen.getvalue()
-
-
-def test_a_display_that_is_interrupted_gives_the_terminal_back() -> None:
-    screen = io.StringIO()
-    with pytest.raises(KeyboardInterrupt), Display(Console(file=screen, force_terminal=True), 2):
-        raise KeyboardInterrupt
-    assert screen.getvalue().rfind("\x1b[?25h") > screen.getvalue().rfind("\x1b[?25l")  # the cursor is back
 
 
 # ----------------------------------------------------------------------------- leaderboard, clean and show

@@ -43,7 +43,7 @@ def _run(settings: Settings, redo: bool, dry_run: bool, as_json: bool, command: 
     _introduce(plan, settings, console)
     if dry_run:
         return _print_plan(plan, console, as_json)
-    with Display(console, len(plan.tasks)) as display:
+    with Display(console, plan.tasks, plan.done) as display:
 
         def finished(i: int, task: Task, record: RunRecord, reused: bool) -> None:
             display.finished(i, task, record, reused)
