@@ -20,7 +20,7 @@ from sidbench.decoder.causal import Causal
 from sidbench.decoder.course import Course, now, owner_of
 from sidbench.decoder.inputs import Reader, Windows
 from sidbench.decoder.noise import Noise
-from sidbench.decoder.selection import some
+from sidbench.decoder.selection import Validation, some
 from sidbench.decoder.shape import Shape
 from sidbench.decoder.training import Weights, schedule
 from sidbench.decoder.trie import Trie
@@ -36,7 +36,9 @@ from sidbench.sids import SIDs
 Count = Annotated[int, Field(ge=1)]
 
 #: Places of one piece of a training batch, as many as stay in a processor's cache.
-PLACES = {"cpu": 768, "cuda": 1 << 18}
+PLACES = {"cpu": 1_024, "cuda": 1 << 18}
+#: Places of padding that cost as much as one piece more.
+SPARE = {"cpu": 200, "cuda": 4_096}
 #: Scores of all items that training holds at one time, and those that recommending holds.
 CELLS = {"cpu": 1 << 19, "cuda": 1 << 28}
 SEARCH_CELLS = {"cpu": 1 << 22, "cuda": 1 << 26}
@@ -119,15 +121,16 @@ class SASRec(Reference):
             batch = windows.next(self.batch)
             course.targets += int(windows.counts[batch].sum())
             course.recent.append(self._learn(windows, batch, noise))
-            weights.step(schedule(course.step, self._after_warmup(course), self.warmup, self.learning_rate))
+            rate = schedule(course.step, self._after_warmup(course), self.warmup, self.learning_rate)
+            weights.step(rate, weights.gathered())
             course.step += 1
             if course.step % max(1, self.eval_every // 10) == 0:
                 self._look(course)
             share = course.share()
             if course.validates(share):
-                ndcg, loss, searched = self._validate(valid)
-                course.reserved = searched * (1 + len(split.valid) / len(valid))
-                course.validated(ndcg, loss)
+                found = self._validate(valid)
+                course.reserved = found.seconds * (1 + len(split.valid) / len(valid))
+                course.validated(found)
                 if folder is not None:
                     course.save(folder, owner, windows)
                 # Anew after each validation: a training that goes on from there has the same.
@@ -208,15 +211,11 @@ class SASRec(Reference):
         """
         device = self.reader_.device
         goals = windows.targets(batch).to(device)
-        lengths = (windows.end[batch] - windows.begin[batch]).tolist()
-        states, start, known = [], 0, 0
-        while start < len(batch):
-            piece = batch[start : start + max(1, PLACES[device.type] // lengths[start])]
+        states = []
+        for piece, goal in windows.pieces(batch, goals, PLACES[device.type], SPARE[device.type]):
             begin, end = windows.begin[piece], windows.end[piece]
             read = self.reader_.stream(windows.items, begin, end, windows.users[piece])
-            count = int(windows.counts[piece].sum())
-            states.append(self.model_.states(read, goals[known : known + count, None], noise)[:, 0])
-            start, known = start + len(piece), known + count
+            states.append(self.model_.states(read, goal[:, None], noise)[:, 0])
         table, _ = self.model_.head(0)
         loss = cross_entropy(torch.cat(states), table, goals, CELLS[device.type]) / len(goals)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -230,23 +229,22 @@ class SASRec(Reference):
                 f"{self.name}: the training loss is {loss} at step {course.step}; a lower "
                 f"learning_rate than {self.learning_rate} or more warmup than {self.warmup} may help"
             )
-        course.numbers["loss"] = loss
-        course.curve["step"].append(course.step)
-        course.curve["loss"].append(loss)
-        course.recent = []
+        course.looked(loss)
 
-    def _validate(self, valid: Targets) -> tuple[float, float, float]:
-        """NDCG@10 and the mean loss on the users that select; the seconds that it took."""
+    def _validate(self, valid: Targets) -> Validation:
+        """What the users that select are given, and how likely what they took is made."""
         start = now()
-        gain = loss = 0.0
+        gain = hits = loss = 0.0
         for rows, scores in self._scored(valid.histories):
             goals = valid.items[rows].astype(np.int64)
             items, _ = best(scores.cpu().numpy(), 10)
             places = np.nonzero(items == goals[:, None])[1]
             gain += float((1 / np.log2(places + 2)).sum())
+            hits += len(places)
             own = scores.gather(1, torch.from_numpy(goals).to(scores.device)[:, None])
             loss += float((scores.logsumexp(1) - own[:, 0]).sum())
-        return gain / len(valid), loss / len(valid), now() - start
+        users = len(valid)
+        return Validation(gain / users, hits / users, loss / users, now() - start)
 
     def _scored(self, histories: Sequences) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """Row numbers and their scores of all items, a chunk at a time; longest histories first.
