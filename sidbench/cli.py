@@ -219,6 +219,54 @@ def show(
 
 
 @app.command()
+def inspect(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A run (its id or a method's name, as for show), a folder with an artifact, or a file of "
+            "SIDs (.json, .parquet, .npy)."
+        ),
+    ],
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Vectors and sequences. [dim]Default: those that the run or artifact names.[/dim]"),
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="Which interactions count as training; a run knows its own.")
+    ] = "leave-one-out",
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            help="Codes a level of a file, such as 256,256,256. [dim]Default: the largest met.[/dim]"
+        ),
+    ] = None,
+    churn: Annotated[
+        bool, typer.Option("--churn", help="Fit twice more: another seed, and a tenth fewer items.")
+    ] = False,
+    legends: Annotated[bool, typer.Option(help="Say what each number does and does not show.")] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")] = "auto",
+    results: Results = "results",
+    as_json: Json = False,
+) -> None:
+    """What SIDs look like without any decoder: use of codes, neighbours, sequences, trie, stability."""
+    from sidbench.commands.inspect import inspect as execute
+
+    raise typer.Exit(
+        execute(
+            what,
+            Path(results),
+            dataset=dataset,
+            protocol=protocol,
+            sizes=sizes,
+            churn=churn,
+            legends=legends,
+            device=device,
+            as_json=as_json,
+        )
+    )
+
+
+@app.command()
 def leaderboard(
     results: Results = "results",
     check: Annotated[

@@ -24,8 +24,7 @@ def read(path: Path, where: str) -> tuple[list[str] | None, NDArray[np.int64]]:
     """Ids as text, if the file has any, and codes as the file counts them, -1 beyond the end of a SID."""
     import pyarrow as pa
 
-    readers = {".json": _read_json, ".parquet": _read_parquet, ".npy": _read_npy}
-    reader = readers.get(path.suffix.lower())
+    reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise UsageError(f"{where} = {path.name!r} is of no known form; expected {FORMS}")
     try:
@@ -167,3 +166,6 @@ def _of_tokens(tokens: Any, level: NDArray[np.int64]) -> Any:
         seen = " and ".join(letters.dictionary.take(pa.array(both[:2])).to_pylist())
         raise ValueError(f"tokens of different levels stand in one place: {seen}")
     return pc.struct_field(parts, "code").cast(pa.int64())
+
+
+READERS = {".json": _read_json, ".parquet": _read_parquet, ".npy": _read_npy}

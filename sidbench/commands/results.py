@@ -49,7 +49,7 @@ def write_board(store: Store) -> Path:
 
 def leaderboard(root: Path, *, check: bool, as_json: bool) -> int:
     """Write the board anew, or compare it with its records."""
-    store = _store(root)
+    store = open_store(root)
     broken = [e for _, e in store.all() if isinstance(e, DataError)]
     for error in broken:
         sys.stderr.write(f"left out: {error}\n")
@@ -80,7 +80,7 @@ def leaderboard(root: Path, *, check: bool, as_json: bool) -> int:
 
 def clean(root: Path, *, yes: bool, as_json: bool) -> int:
     """List what is stale, with the reason; remove it when told to."""
-    store = _store(root)
+    store = open_store(root)
     found, unknown = _stale(store)
     if yes:
         for path, _ in found:
@@ -183,8 +183,8 @@ def _remove(path: Path) -> None:
 
 def show(run: str, item: str | None, root: Path, *, as_json: bool) -> int:
     """One run's SIDs, or one item among them."""
-    store = _store(root)
-    record = _find(store, run)
+    store = open_store(root)
+    record = find_run(store, run)
     folder = store.artifact(record.key)
     if record.key["kind"] != "tokenizer":
         raise UsageError(f"{record.label} has no SIDs: it is a {record.key['kind']}")
@@ -294,7 +294,7 @@ def _spell(codes: Any) -> str:
     return "-".join(str(c) for c in codes if c >= 0)
 
 
-def _find(store: Store, run: str) -> RunRecord:
+def find_run(store: Store, run: str) -> RunRecord:
     """By id or its start, else the newest of a label."""
     records = readable(store)
     by_id = [r for r in records if r.id.startswith(run)]
@@ -313,7 +313,7 @@ def _find(store: Store, run: str) -> RunRecord:
     return newest
 
 
-def _store(root: Path) -> Store:
+def open_store(root: Path) -> Store:
     if not root.is_dir():
         raise UsageError(
             f"there is no results folder {root}; `sidbench run` makes one, --results names another"
