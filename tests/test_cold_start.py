@@ -76,6 +76,10 @@ class Ran:
         return SIDs.load(self.folder)
 
     @property
+    def vectors(self) -> dict[str, Any]:
+        return Store(self.folder.parents[3]).vectors(self.record)
+
+    @property
     def tokenizer(self) -> bytes:
         return (self.folder / "tokenizer.safetensors").read_bytes()
 
@@ -140,6 +144,8 @@ def test_what_a_cold_item_is_changes_nothing_that_was_learned(
     assert (one.sids.codes[warm] == two.sids.codes[warm]).all()
     (a,), (b,) = one.weights, two.weights
     assert all(torch.equal(a[key], b[key]) for key in a)
+    # Nor which weights are kept: no cold item stands before a warm one while learning.
+    assert one.vectors["curve_valid_ndcg@10"].tolist() == two.vectors["curve_valid_ndcg@10"].tolist()
     # It is no empty law: what comes after is another.
     if other is other_vectors:
         assert (one.sids.codes[COLD] != two.sids.codes[COLD]).any()
@@ -259,8 +265,7 @@ def test_a_user_may_be_asked_several_times(runs: Runs, seen: str) -> None:
     assert len(np.unique(test.users)) < len(test)
     for name in ("transitions", "rq-kmeans"):
         ran = runs(task(name), made)
-        store = Store(ran.folder.parents[3])
-        at = store.vectors(ran.record)
+        at = ran.vectors
         assert (at["user"] == test.users).all()
         assert len(at["target_before"]) == len(test)
         assert ran.record.metrics["recall@10"] > 0.3
