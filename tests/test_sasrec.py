@@ -49,7 +49,8 @@ def world(users: int = 200, seed: int = 0) -> Split:
 def small(**changes: Any) -> SASRec:
     chosen = {
         "width": 16, "heads": 2, "feed_forward": 32, "history": 4, "batch": 64, "learning_rate": 0.03,
-        "steps": 60, "warmup": 5, "eval_every": 20, "valid_users": 100, "dropout": 0.0, "device": "cpu",
+        "steps": 60, "warmup": 5, "eval_every": 20, "valid_users": 100, "dropout": 0.0, "precision": "fp32",
+        "device": "cpu",
     }  # fmt: skip
     return SASRec(**{**chosen, **changes})
 
@@ -74,15 +75,20 @@ def test_the_softmax_by_pieces_is_the_softmax(rows: int, items: int, cells: int,
     found = torch.autograd.grad(loss / 3, (states, table))
     torch.testing.assert_close(loss, plain, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    loss = cross_entropy(states, table, goals, cells, torch.bfloat16)
+    found = torch.autograd.grad(loss / 3, (states, table))
+    torch.testing.assert_close(loss, plain, atol=1.0, rtol=0.02)
+    assert all(t.dtype == torch.float32 for t in found)
 
 
-def test_a_rule_is_learned_and_told_of() -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_rule_is_learned_and_told_of(precision: str) -> None:
     split = world()
-    model = small(dropout=0.05).fit(split, X)
+    model = small(dropout=0.05, precision=precision).fit(split, X)
     assert hits(model, split.test) > 0.6  # chance: 0.025
     assert model.curves()["valid_ndcg@10"][-1] > 0.6
     facts = model.facts()
-    assert (facts["steps"], facts["sequences_seen"]) == (60, 60 * 64)
+    assert (facts["steps"], facts["sequences_seen"], facts["precision"]) == (60, 60 * 64, precision)
     assert facts["parameters"] == len(weights(model))
     assert facts["sequences_seen"] < facts["targets_seen"] < 4 * facts["sequences_seen"]
     json.dumps(facts)

@@ -8,37 +8,43 @@ import torch
 from torch import Tensor
 
 
-def cross_entropy(states: Tensor, table: Tensor, goals: Tensor, cells: int) -> Tensor:
+def cross_entropy(
+    states: Tensor, table: Tensor, goals: Tensor, cells: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """The sum over rows of -log softmax(states @ table.T)[goals], to be trained.
 
-    `cells` bounds the scores that are held at one time. The gradients are made on the way: a piece of scores
-    is read three times while it is in the cache, and nothing of it is kept for the backward pass.
+    `cells` bounds the scores that are held at one time; they and the products are made in `dtype`, sums in
+    the precision of the states. The gradients are made on the way: a piece of scores is read three times
+    while it is at hand, and nothing of it is kept for the backward pass.
     """
-    return _CrossEntropy.apply(states, table, goals, cells)  # type: ignore[no-any-return, no-untyped-call]
+    return _CrossEntropy.apply(states, table, goals, cells, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, table: Tensor, goals: Tensor, cells: int) -> Tensor:
-        to_states, to_table = torch.empty_like(states), torch.zeros_like(table)
+    def forward(
+        ctx: Any, states: Tensor, table: Tensor, goals: Tensor, cells: int, dtype: torch.dtype
+    ) -> Tensor:
+        low, entries = states.to(dtype), table.to(dtype)
+        to_states, to_table = torch.empty_like(states), torch.zeros_like(entries)
         rows = max(1, min(len(states), cells // len(table)))
-        piece = states.new_empty(rows, len(table))
+        piece = low.new_empty(rows, len(table))
         loss = states.new_zeros(())
         for start in range(0, len(states), rows):
             part = slice(start, start + rows)
-            x, goal = states[part], goals[part, None]
-            scores = torch.mm(x, table.T, out=piece[: len(x)])
+            x, goal = low[part], goals[part, None]
+            scores = torch.mm(x, entries.T, out=piece[: len(x)])
             top, own = scores.amax(1, keepdim=True), scores.gather(1, goal)
-            whole = scores.sub_(top).exp_().sum(1, keepdim=True)
+            whole = scores.sub_(top).exp_().sum(1, keepdim=True, dtype=states.dtype)
             loss += (whole.log() + top - own).sum()
             # What the softmax gives the goal, less one; all else is divided by `whole` where that is smaller.
-            scores.scatter_add_(1, goal, -whole)
-            torch.mm(scores, table, out=to_states[part]).div_(whole)
-            to_table.addmm_(scores.T, x / whole)
-        ctx.save_for_backward(to_states, to_table)
+            scores.scatter_add_(1, goal, -whole.to(dtype))
+            torch.div(torch.mm(scores, entries), whole, out=to_states[part])
+            to_table.addmm_(scores.T, (x / whole).to(dtype))
+        ctx.save_for_backward(to_states, to_table.to(table.dtype))
         return loss
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         to_states, to_table = ctx.saved_tensors
-        return to_states * gradient, to_table * gradient, None, None
+        return to_states * gradient, to_table * gradient, None, None, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -39,8 +39,10 @@ Count = Annotated[int, Field(ge=1)]
 PLACES = {"cpu": 1_024, "cuda": 1 << 18}
 #: Places of padding that cost as much as one piece more.
 SPARE = {"cpu": 200, "cuda": 4_096}
-#: Scores of all items that training holds at one time, and those that recommending holds.
-CELLS = {"cpu": 1 << 19, "cuda": 1 << 28}
+#: Scores of all items that training holds at one time; a processor's products in bf16 want larger pieces.
+CELLS = {"cpu": 1 << 19, "cuda": 1 << 27}
+CELLS_BF16 = {"cpu": 1 << 21, "cuda": 1 << 28}
+#: Those that recommending holds.
 SEARCH_CELLS = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
@@ -87,6 +89,8 @@ class SASRec(Reference):
     patience: Annotated[int, Field(ge=0)] = 3
     #: How many validation users select; the same ones every time.
     valid_users: Count = 1_000
+    #: Of the softmax in training: auto is bf16 where the processor or GPU computes in it, else fp32.
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     #: One seed, one result.
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     #: Where it runs: cpu, cuda, cuda:1; auto takes CUDA where there is one.
@@ -143,6 +147,7 @@ class SASRec(Reference):
             course.curve,
             {
                 "device": str(device),
+                "precision": "fp32" if self._dtype == torch.float32 else "bf16",
                 "threads": torch.get_num_threads(),
                 "tokens_per_item": 1,
                 "parameters": sum(p.numel() for p in self.model_.parameters()),
@@ -194,6 +199,14 @@ class SASRec(Reference):
         self.reader_ = Reader(Trie(sids).to(device), shape, torch.float32, leftmost=True)
         return sids
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        """A processor without bfloat16 instructions imitates them, slowly."""
+        if self.precision == "auto":
+            native = resolve(self.device).type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+            return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
     def _noise(self, step: int, device: torch.device) -> Noise | None:
         return Noise(self.dropout, self.seed, device, torch.float32, step) if self.dropout else None
 
@@ -217,7 +230,8 @@ class SASRec(Reference):
             read = self.reader_.stream(windows.items, begin, end, windows.users[piece])
             states.append(self.model_.states(read, goal[:, None], noise)[:, 0])
         table, _ = self.model_.head(0)
-        loss = cross_entropy(torch.cat(states), table, goals, CELLS[device.type]) / len(goals)
+        cells = (CELLS if self._dtype == torch.float32 else CELLS_BF16)[device.type]
+        loss = cross_entropy(torch.cat(states), table, goals, cells, self._dtype) / len(goals)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
