@@ -1,0 +1,91 @@
+"""sinkhorn-group: all items of a shared SID are placed anew by a transport plan of their own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from sidbench.kit import groups
+from sidbench.kit.nearest import Index
+from sidbench.kit.places import VALUES, Places, to_nearest
+from sidbench.resolver import Mover
+
+
+class SinkhornGroup(Mover):
+    """Gives all items of a shared SID new last codes by Sinkhorn's iterations over that group, in rounds.
+
+    What LC-Rec and MiniOneRec do with an index. A group spreads over the codes as if they were empty, so it
+    may meet others, which then join the next round: items that shared their SID with none can move. Items of
+    equal embeddings have equal rows in every plan and never part; of a group whose plan has more than four
+    million entries nothing is moved. Items that come later leave those that are there in place: they go to
+    the nearest free last code below their prefix.
+    """
+
+    name = "sinkhorn-group"
+    paper = "https://arxiv.org/abs/2311.09049"
+    unique: ClassVar[bool] = False
+    moves_others: ClassVar[bool] = True
+
+    #: Rounds at most.
+    rounds: Annotated[int, Field(ge=1)] = 20
+    #: Smoothing, in units of half the range of a group's distances; double precision ends below 0.003.
+    epsilon: Annotated[float, Field(ge=0.003, allow_inf_nan=False)] = 0.003
+    #: Sinkhorn's iterations.
+    iters: Annotated[int, Field(ge=1)] = 50
+
+    def place(self, places: Places, item_ids: NDArray[Any]) -> None:
+        if places.frozen:
+            to_nearest(places, 1)
+            return
+        seen = np.zeros(0, dtype=np.uint64)
+        for _ in range(self.rounds):
+            which, group, _ = places.crowd()
+            # A group of the very same items as before would get the very same codes.
+            names = np.zeros(group.max(initial=-1) + 1, dtype=np.uint64)
+            np.add.at(names, group, groups.scrambled(which.astype(np.uint64)))
+            small = np.bincount(group, minlength=len(names)) * places.sizes[-1] <= VALUES
+            new = small & ~np.isin(names, seen)
+            if not new.any():
+                return
+            seen = np.concatenate([seen, names[new]])
+            self._spread(places, which[new[group]], group[new[group]])
+
+    def _spread(self, places: Places, which: Index, group: Index) -> None:
+        """New last codes for whole groups, those of equal size together."""
+        size = np.bincount(group)[group]
+        order = np.lexsort((group, size))
+        which, size = which[order], size[order]
+        k = places.sizes[-1]
+        codes = places.codes[:, -1].copy()
+        for begin, end in _runs(size):
+            members = int(size[begin])
+            step = members * max(1, VALUES // (members * k))
+            for at in range(begin, end, step):
+                some = which[at : min(at + step, end)]
+                costs = places.costs(some, places.codes[some, :-1])
+                codes[some] = self._codes(costs.reshape(-1, members, k)).ravel()
+        places.codes[:, -1] = codes
+
+    def _codes(self, costs: NDArray[np.float32]) -> Index:
+        """(groups, members) each member's largest share of its group's plan."""
+        plan = torch.from_numpy(costs).double()
+        low, high = plan.amin(dim=(1, 2), keepdim=True), plan.amax(dim=(1, 2), keepdim=True)
+        # Distances centred to -1 to 1; a row's own constant changes nothing, and none overflows without.
+        plan = plan / ((high - low) / 2 + 1e-5)
+        plan = torch.exp((plan.amin(dim=2, keepdim=True) - plan) / self.epsilon)
+        code = plan.new_ones(len(plan), plan.shape[2], 1)
+        for _ in range(self.iters):
+            row = 1 / (plan @ code)
+            code = 1 / (plan.mT @ row)
+        found: Index = (plan * code.mT).argmax(dim=2).numpy()
+        return found
+
+
+def _runs(values: Index) -> list[tuple[int, int]]:
+    """Where each run of equal values begins and ends."""
+    ends = np.flatnonzero(np.diff(values, append=-1)) + 1
+    return [(int(a), int(b)) for a, b in zip(np.append(0, ends), ends, strict=False)]
