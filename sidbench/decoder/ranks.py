@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from torch import distributed as dist
 
 from sidbench.errors import RanksError
 
-T = TypeVar("T")
 CPU = torch.device("cpu")
 
 
@@ -44,13 +43,11 @@ class Ranks:
     def send(self, message: Any) -> None:
         """From the first to the others, who are waiting in `receive`."""
         if self.count > 1:
-            self._all(lambda: dist.broadcast_object_list([message], src=0, device=CPU))
+            self._shared(message)
 
     def receive(self) -> Any:
         """What the first sends."""
-        held: list[Any] = [None]
-        self._all(lambda: dist.broadcast_object_list(held, src=0, device=CPU))
-        return held[0]
+        return self._shared(None)
 
     @contextmanager
     def leading(self, gradient: Tensor) -> Iterator[None]:
@@ -73,33 +70,49 @@ class Ranks:
 
     def told(self) -> tuple[float, int] | None:
         """The first's word; None where the training has ended."""
-        word = torch.empty(2, dtype=torch.float64)
-        self._all(lambda: dist.broadcast(word, src=0))
-        rate, begun = word.tolist()
+        rate, begun = self._first(torch.empty(2, dtype=torch.float64)).tolist()
         return None if math.isnan(rate) else (rate, int(begun))
 
     def sum(self, gradient: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient and the loss of the whole batch, from every process's share."""
         if self.count == 1:
             return gradient, loss
-        both = torch.cat((gradient, loss.float().view(1)))
-        self._all(lambda: dist.all_reduce(both))
+        both = self._added(torch.cat((gradient, loss.float().view(1))))
         self._owes = False
         return both[:-1], both[-1]
 
     def _tell(self, rate: float, begun: int) -> None:
         if self.count > 1:
-            word = torch.tensor([rate, begun], dtype=torch.float64)
-            self._all(lambda: dist.broadcast(word, src=0))
+            self._first(torch.tensor([rate, begun], dtype=torch.float64))
 
-    def _all(self, work: Callable[[], T]) -> T:
+    def _shared(self, message: Any) -> Any:
+        """The first's object, everywhere."""
+        held = [message]
+        with self._reaching():
+            dist.broadcast_object_list(held, src=0, device=CPU)
+        return held[0]
+
+    def _first(self, word: Tensor) -> Tensor:
+        """The first's tensor, everywhere."""
+        with self._reaching():
+            dist.broadcast(word, src=0)
+        return word
+
+    def _added(self, part: Tensor) -> Tensor:
+        """The sum of all processes' tensors, everywhere the same."""
+        with self._reaching():
+            dist.all_reduce(part)
+        return part
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
         try:
-            return work()
+            yield
         except RuntimeError as e:  # a connection that the other side's end has cut
             raise RanksError(
                 f"process {self.rank} of {self.count} cannot reach the others: one has ended, and what it "
                 "said stands above; the same command goes on from the last checkpoint "
-                f"({str(e).splitlines()[0]})"
+                f"({str(e).partition(chr(10))[0]})"
             ) from e
 
 

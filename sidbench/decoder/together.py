@@ -27,7 +27,7 @@ def joined(device: str) -> Iterator[bool]:
 
     The others return from here when the first has left the block: there is nothing for them to do in it.
     """
-    if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
+    if not dist.is_available() or not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield True
         return
     count, rank, place = (int(os.environ[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
