@@ -7,6 +7,7 @@ import shutil
 import sys
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from sidbench.bench import code_of
 from sidbench.decoder import Decoder
 from sidbench.errors import DataError, SidbenchError, StorageError, UsageError
 from sidbench.record import RunRecord, Store, atomically, canonical
-from sidbench.report import check as compare
-from sidbench.report import leaderboard as render
+from sidbench.report import Boards
+from sidbench.report.charts import CHARTS
+from sidbench.report.drawing import drawn_here
+from sidbench.report.files import MARKDOWN, PAGE
 from sidbench.sids import SIDs
 
 #: How many items of a group `show` prints before it counts the rest.
@@ -34,17 +37,36 @@ def readable(store: Store) -> list[RunRecord]:
     return [r for _, r in store.all() if isinstance(r, RunRecord)]
 
 
-def write_board(store: Store) -> Path:
-    """LEADERBOARD.md from all records of a results folder."""
-    text = render(readable(store), store.vectors)
+def write_board(store: Store, *, pictures: bool = True) -> Path:
+    """The board from all records of a results folder; without pictures, for between rows, Markdown alone."""
+    made = Boards(readable(store), store.vectors)
+    files = made.files if pictures else {MARKDOWN: made.markdown}
     try:
-        atomically(store.board, lambda f: f.write(text.encode()))
+        for name, text in files.items():
+            path = store.root / name
+            path.parent.mkdir(exist_ok=True)
+            atomically(path, partial(_write, text))
+        for path in (store.root / CHARTS).glob("*.svg") if pictures else ():
+            if f"{CHARTS}/{path.name}" not in files and drawn_here(path.read_text()):
+                path.unlink()
     except OSError as e:
         raise StorageError(
             f"the board {store.board} cannot be written ({e.strerror}); the records stand. "
             "Free space or change permissions, then run `sidbench leaderboard`"
         ) from None
     return store.board
+
+
+def _write(text: str, file: Any) -> None:
+    file.write(text.encode())
+
+
+def read_board(store: Store, name: str) -> str | None:
+    """The text of one file of a board; none where there is no such file."""
+    try:
+        return (store.root / name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def leaderboard(root: Path, *, check: bool, as_json: bool) -> int:
@@ -56,19 +78,16 @@ def leaderboard(root: Path, *, check: bool, as_json: bool) -> int:
     records = readable(store)
     if not check:
         path = write_board(store)
+        page = store.root / PAGE
         _say(
-            {"board": str(path), "records": len(records), "unreadable": len(broken)}
+            {"board": str(path), "page": str(page), "records": len(records), "unreadable": len(broken)}
             if as_json
-            else f"{path}: {len(records)} records"
+            else f"{path} and {page}: {len(records)} records"
         )
         return 1 if broken else 0
-    try:
-        text = store.board.read_text(encoding="utf-8")
-    except OSError as e:
-        raise SidbenchError(
-            f"there is no board {store.board} ({e.strerror}); `sidbench leaderboard` writes it"
-        ) from None
-    differences = compare(text, records, store.vectors) + [str(e) for e in broken]
+    if not store.board.is_file():
+        raise SidbenchError(f"there is no board {store.board}; `sidbench leaderboard` writes it")
+    differences = Boards(records, store.vectors).check(partial(read_board, store)) + [str(e) for e in broken]
     if as_json:
         _say({"current": not differences, "differences": differences})
     else:
@@ -130,7 +149,7 @@ def _stale(store: Store) -> tuple[list[tuple[Path, str]], list[Path]]:
         (p, "checkpoints of a run that did not finish: the same command would go on from here")
         for p in (store.root / "unfinished").glob("*")
     ]
-    for pattern in ("records/*/*/.*", f".{store.board.name}-*"):
+    for pattern in ("records/*/*/.*", f".{MARKDOWN}-*", f".{PAGE}-*", f"{CHARTS}/.*"):
         found += [(p, "left over from a run that was killed") for p in store.root.glob(pattern)]
     return sorted(found), unknown
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from html import escape as html
 from typing import TYPE_CHECKING
 
 from sidbench.metrics import ABSENT, METRICS, Metric, metric
 from sidbench.report import words
 from sidbench.report.board import Part, Row, Table, Vectors, tables
+from sidbench.report.charts import figures, file_name
 
 if TYPE_CHECKING:
     from sidbench.record import RunRecord
+    from sidbench.report.drawing import Figure
 
 #: Before the ids of the records that a board was made of, at its end.
 STAMP = "<!-- made of the records"
@@ -24,16 +27,25 @@ deviation over seeds. The [legend](#legend) says what each column means."""
 _ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 
 
-def leaderboard(records: Iterable[RunRecord], vectors: Vectors | None = None) -> str:
-    """The whole board: a section a comparable group, the legend, and the ids of the records."""
+def leaderboard(
+    records: Iterable[RunRecord],
+    vectors: Vectors | None = None,
+    drawn: Sequence[tuple[Table, Sequence[Figure]]] | None = None,
+) -> str:
+    """The whole board: a section a comparable group, the legend, and the ids of the records.
+
+    What lies beside the records gives charts, too; `drawn` are the tables and charts where they are at hand.
+    """
     records = list(records)
     if not records:
         return "# Leaderboard\n\nNo records yet: `sidbench run` makes some.\n"
-    groups = tables(records, vectors)
+    if drawn is None:
+        drawn = [(t, figures(t, vectors) if vectors else []) for t in tables(records, vectors)]
+    groups = [table for table, _ in drawn]
     lines = ["# Leaderboard", "", _HOW, ""]
     shown: dict[str, Metric] = {}
-    for table, heading in zip(groups, words.titles(groups), strict=True):
-        lines += [f"## {escape(heading)}", "", *_section(table, shown)]
+    for (table, charts), heading in zip(drawn, words.titles(groups), strict=True):
+        lines += [f"## {escape(heading)}", "", *_section(table, charts, shown)]
     lines += ["## Legend", "", *_legend(shown), "", STAMP, *sorted(r.id for r in records), "-->"]
     return "\n".join(lines) + "\n"
 
@@ -45,7 +57,7 @@ def escape(text: str) -> str:
     return text.replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _section(table: Table, shown: dict[str, Metric]) -> list[str]:
+def _section(table: Table, charts: Sequence[Figure], shown: dict[str, Metric]) -> list[str]:
     facts = words.facts(table)
     lines = [*(f"- **{name}**: {escape(said) if name == 'Notes' else said}" for name, said in facts), ""]
     for part in table.parts:
@@ -97,6 +109,22 @@ def _failures(table: Table) -> list[str]:
         return []
     lines = [f"- {escape(row.name)}, seed {f.seed}, {escape(f.reason)}" for row, f in failed]
     return ["**Failed runs**", "", *lines, ""]
+
+
+def _pictures(table: Table, charts: Sequence[Figure]) -> list[str]:
+    """The charts in a row; what is read once and not at a glance behind a fold."""
+    glance = [c for c in charts if c.name in ("quality", "speed", "collisions", "bits")]
+    rest = [c for c in charts if c not in glance]
+
+    def shown(some: Sequence[Figure]) -> list[str]:
+        return [
+            f'<img src="{file_name(table, c)}" width="385" alt="{html(f"{c.title}. {c.caption}")}">'
+            for c in some
+        ]
+
+    lines = [*shown(glance), ""] if glance else []
+    summary = "<details><summary>More charts: differences, learning curves, use of codes</summary>"
+    return lines + ([summary, "", *shown(rest), "", "</details>", ""] if rest else [])
 
 
 def _differences(table: Table) -> list[str]:

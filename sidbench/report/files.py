@@ -1,0 +1,50 @@
+"""Files: all that a board is on a disk: the Markdown, the page, and a picture a chart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from sidbench.report.board import Vectors, tables
+from sidbench.report.charts import figures, file_name
+from sidbench.report.check import check
+from sidbench.report.drawing import check_file
+from sidbench.report.markdown import leaderboard
+from sidbench.report.page import check_page, page
+
+if TYPE_CHECKING:
+    from sidbench.record import RunRecord
+
+MARKDOWN, PAGE = "LEADERBOARD.md", "leaderboard.html"
+
+
+class Boards:
+    """Some records as tables and charts, made once; then as Markdown, as a page, as files."""
+
+    def __init__(self, records: Iterable[RunRecord], vectors: Vectors) -> None:
+        self.records = list(records)
+        self.vectors = vectors
+        self.drawn = [(table, figures(table, vectors)) for table in tables(self.records, vectors)]
+
+    @property
+    def markdown(self) -> str:
+        return leaderboard(self.records, self.vectors, self.drawn)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Every file by its name in the results folder. What others point to comes first."""
+        charts = {file_name(table, f): f.file for table, found in self.drawn for f in found}
+        return {**charts, PAGE: page(self.drawn), MARKDOWN: self.markdown}
+
+    def check(self, read: Callable[[str], str | None]) -> list[str]:
+        """What differs between the files and the records, a line each; empty where they agree."""
+        found = check(read(MARKDOWN) or "", self.records, self.vectors, self.markdown)
+        text = read(PAGE)
+        found += check_page(text, self.drawn) if text is not None else [f"{PAGE} is missing"]
+        for table, own in self.drawn:
+            for figure in own:
+                name = file_name(table, figure)
+                text = read(name)
+                wrong = check_file(text, figure) if text is not None else "is missing"
+                found += [f"{name} {wrong}"] if wrong else []
+        return found
