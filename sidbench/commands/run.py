@@ -8,6 +8,7 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -75,10 +76,12 @@ def _run(settings: Settings, redo: bool, dry_run: bool, as_json: bool, command: 
 
 def _introduce(plan: Plan, settings: Settings, console: Console) -> None:
     corpus, bench = plan.bench.corpus, plan.bench
+    targets, users = len(bench.split.test), len(np.unique(bench.split.test.users))
+    asked = f"{targets:,} test users" if users == targets else f"{targets:,} test targets of {users:,} users"
     console.print(
         f"[bold]{escape(corpus.name)}[/bold]: {len(corpus):,} items of {corpus.embeddings.shape[1]} "
         f"dimensions, {len(corpus.sequences):,} users, {len(corpus.sequences.items):,} interactions; "
-        f"{bench.split.protocol}, {len(bench.split.test):,} test users, seen items "
+        f"{bench.split.protocol}, {asked}, seen items "
         f"{'kept' if bench.seen == 'keep' else 'left out'}; {bench.device}, {bench.threads} threads",
         soft_wrap=True,
     )
