@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from sidbench import checkpoints, progress
 from sidbench.dataset import Corpus, Sequences
@@ -110,6 +111,40 @@ def test_however_a_batch_is_packed_its_loss_and_gradient_are_those_of_every_row_
         torch.testing.assert_close(gradient, found[0][1], atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("architecture", ["tiger", "causal"])
+@pytest.mark.parametrize("tokens", ["items", "codes"])
+def test_what_follows_a_target_changes_nothing_of_its_loss(architecture: str, tokens: str) -> None:
+    sids, split = world(users=20)
+    decoder = small(architecture=architecture, tokens=tokens, separators=tokens == "codes", user_tokens=3)
+
+    def losses(items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Of each item that is a target, what its codes cost; all rows of an epoch in one piece."""
+        _, windows, learner = decoder.replace()._ready(
+            sids, replace(split, train=Sequences(items, split.train.offsets))
+        )
+        order = (windows.begin - windows.end).argsort(stable=True)
+        out = np.full((len(items), 2), np.nan, dtype=np.float32)
+        for piece, goals in windows.pieces(order, windows.targets(order), 1 << 20, 1 << 20):
+            rows = (windows.items, windows.begin[piece], windows.end[piece], windows.users[piece])
+            with torch.no_grad():
+                found = learner.losses(learner._read(*rows), learner.trie.item_codes[goals], None)
+            counts = windows.counts[piece]
+            last = windows.end[piece].repeat_interleave(counts)
+            before = counts.cumsum(0).repeat_interleave(counts) - torch.arange(len(goals)) - 1
+            out[last - before] = found
+        return out
+
+    items, offsets = split.train.items, split.train.offsets
+    place = np.arange(len(items)) - np.repeat(offsets[:-1], split.train.lengths)
+    whole = losses(items)
+    assert (np.isnan(whole[:, 0]) == (place == 0)).all()
+    for at in range(1, 5):
+        other = losses(np.where(place >= at, (items + 11) % ITEMS, items).astype(np.int32))
+        targets = (place > 0) & (place < at)
+        np.testing.assert_array_equal(other[targets], whole[targets])
+        assert (np.abs(other[place >= at] - whole[place >= at]) > 1e-3).any()
+
+
 def test_one_seed_one_result_and_the_global_state_is_left_alone() -> None:
     sids, split = world()
     threads = torch.get_num_threads()
@@ -129,23 +164,37 @@ def test_one_seed_one_result_and_the_global_state_is_left_alone() -> None:
     assert other.curve_ != first.curve_
 
 
+@pytest.mark.parametrize("architecture", ["tiger", "causal"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     "settings",
     [
-        {"dropout": 0.1},
-        {"architecture": "causal", "tokens": "codes", "precision": "bf16", "dropout": 0.1},
-        {"architecture": "causal", "eval_every": 25, "label_smoothing": 0.1},
+        {"dropout": 0.1, "patience": 0},
+        {"eval_every": 11, "label_smoothing": 0.1},  # looks between checkpoints
+        {"learning_rate": 1e-9, "patience": 2, "dropout": 0.1, "tokens": "codes"},  # stops early
     ],
-    ids=["tiger", "causal, bf16", "looks between checkpoints"],
+    ids=["all sequences", "smoothed", "stopped"],
 )
 def test_a_resumed_training_equals_an_uninterrupted_one(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    architecture: str,
+    precision: str,
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sids, split = world()
-    decoder = small(**{"steps": 90, "eval_every": 20, **settings})
+    sids, split = world(users=80)
+    small_ = {
+        "architecture": architecture,
+        "precision": precision,
+        "batch": 24,
+        "steps": 45,
+        "eval_every": 10,
+    }
+    decoder = small(**{**small_, **settings})
     whole = decoder.replace().fit(sids, split)
     monkeypatch.setattr(course_module, "CHECKPOINT_SECONDS", 0.0)
-    for at in (15, 47, 71):
+    cuts = (7, 23, 29)
+    for at in cuts:
 
         def cut(stage: str, done: float, *_: Any, at: int = at) -> None:
             if stage == "train" and done == at:
@@ -156,7 +205,8 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     seen: list[float] = []
     with checkpoints.kept_in(tmp_path), progress.listening(lambda _, done, *__: seen.append(done)):
         resumed = decoder.replace().fit(sids, split)
-    assert seen[0] == 71 // decoder.eval_every * decoder.eval_every + 1
+    assert seen[0] == cuts[-1] // decoder.eval_every * decoder.eval_every + 1
+    assert (whole.steps_ < 45) == (decoder.patience == 2)
     pairs = list(zip(whole.model_.parameters(), resumed.model_.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs)
     assert whole.curve_ == resumed.curve_

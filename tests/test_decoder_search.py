@@ -216,11 +216,12 @@ def test_children_are_all_children_of_the_living_in_order(variable: bool) -> Non
         assert trie.most(level, above) == trie.nodes(level)
 
 
+@pytest.mark.parametrize("architecture", ["tiger", "causal"])
 @pytest.mark.parametrize("variable", [False, True])
 @pytest.mark.parametrize("beam", [2, 5, 80])
-def test_masking_a_subset_equals_building_its_own_trie(variable: bool, beam: int) -> None:
+def test_masking_a_subset_equals_building_its_own_trie(architecture: str, variable: bool, beam: int) -> None:
     made = make_sids(17, 80, (4, 4, 4), variable=variable)
-    decoder = untrained(made, beam=beam)
+    decoder = untrained(made, beam=beam, architecture=architecture)
     rows = histories(4, 12, len(made))
     for seed, share in enumerate((0.02, 0.3, 0.9, 1.0)):
         allowed = np.random.default_rng(seed).random(len(made)) < share
