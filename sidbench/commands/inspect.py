@@ -231,7 +231,7 @@ def measure(
     hits = metrics.embedding_hit_metrics(x, train) if x is not None and train is not None else {}
     out.take(("next_item_hit_embedding",), (hits, {}), "needs vectors and training sequences")
     churned: tuple[dict[str, float], dict[str, list[float]]] = ({}, {})
-    why = "" if churn is None else _why_not_refitted(subject, x)
+    why = _why_not_refitted(subject, x)
     if churn is not None and not why and subject.tokenizer is not None and x is not None:
         warm = subject.split.warm if subject.split is not None else np.arange(len(x))
         known = x if len(warm) == len(x) else x[warm]

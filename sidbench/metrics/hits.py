@@ -16,8 +16,8 @@ from sidbench.sids import Codes
 
 #: Steps of training sequences that are looked at; all, where there are fewer.
 STEPS = 1000
-#: Distances this near, relative to the vectors' squares, are one: what float32 leaves of equal ones.
-_EQUAL = 1e-5
+#: Distances this near, relative to the squares about the middle, are one: what float32 leaves of equal ones.
+_EQUAL = 2e-6
 
 
 def rebuilt_hit_metrics(
@@ -56,7 +56,9 @@ def _rate(
     if not len(chosen):
         return None
     last, target = place[before[chosen]], place[after[chosen]]
-    asked, wanted = rows(last), rows(target)
+    wanted = rows(target)
+    middle = wanted.mean(axis=0)
+    asked, wanted = rows(last) - middle, wanted - middle
     square = np.square(asked).sum(axis=1)
     # Distances without the asked row's own square, which orders nothing.
     goal = np.square(wanted).sum(axis=1) - 2 * np.einsum("ij,ij->i", asked, wanted)
@@ -64,12 +66,12 @@ def _rate(
     low, high = (goal - slack)[:, None], (goal + slack)[:, None]
     nearer, upto = np.zeros(len(chosen)), np.zeros(len(chosen))
     for start in range(0, len(sizes), BLOCK):
-        block = rows(slice(start, start + BLOCK))
+        block = rows(slice(start, start + BLOCK)) - middle
         far = asked @ (-2 * block.T)
         far += np.square(block).sum(axis=1)
-        weight = sizes[start : start + BLOCK].astype(np.float32)
-        nearer += (far < low).astype(np.float32) @ weight
-        upto += (far <= high).astype(np.float32) @ weight
+        weight = sizes[start : start + BLOCK]
+        nearer += _count(far < low, weight)
+        upto += _count(far <= high, weight)
         # The last item itself is nobody's next.
         here = np.flatnonzero((last >= start) & (last < start + len(block)))
         own = far[here, last[here] - start]
@@ -77,6 +79,13 @@ def _rate(
         upto[here] -= own <= high[here, 0]
     equal = np.maximum(upto - nearer, 1)
     return float((np.clip(nearest - nearer, 0, equal) / equal).mean())
+
+
+def _count(there: NDArray[np.bool_], weight: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Items at the places that are there, row by row."""
+    if (weight == 1).all():
+        return np.count_nonzero(there, axis=1).astype(np.float64)
+    return (there.astype(np.float32) @ weight.astype(np.float32)).astype(np.float64)
 
 
 _WHAT = (

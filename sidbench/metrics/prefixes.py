@@ -72,7 +72,8 @@ def prefix_metrics(x: Embeddings, prefixes: Prefixes) -> tuple[dict[str, float],
 
 def _cosines(x: Embeddings, prefixes: Prefixes) -> list[float]:
     """Depth by depth, exactly: the cosines inside a group add up to |sum of its unit vectors|² − its size."""
-    mean, n = centre(x), len(x)
+    mean, n = centre(x).astype(np.float32), len(x)
+    negligible = 1e-6 * float(np.sqrt(np.square(mean).sum()))
     depths = range(prefixes.levels)
     total = np.zeros(prefixes.levels)
     open_sum = np.zeros((prefixes.levels, x.shape[1]))
@@ -87,9 +88,11 @@ def _cosines(x: Embeddings, prefixes: Prefixes) -> list[float]:
     step = max(1, PIECE // x.shape[1])
     for start in range(0, n, step):
         rows = x[prefixes.order[start : start + step]] - mean
-        lengths = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
-        rows /= np.where(lengths > 0, lengths, 1)
-        own = np.square(rows).sum(axis=1)
+        lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+        # What is at the mean but for rounding points nowhere.
+        points = lengths > negligible
+        rows *= np.where(points, 1 / np.where(points, lengths, 1), 0)[:, None]
+        own = points.astype(np.float64)
         for depth in depths:
             begins = prefixes.starts[depth]
             low, high = np.searchsorted(begins, [start, start + len(rows)])
@@ -97,19 +100,26 @@ def _cosines(x: Embeddings, prefixes: Prefixes) -> list[float]:
             if start and (not len(inside) or inside[0] > 0):
                 # The group that the piece before left open goes on in this one.
                 inside, low = np.concatenate([[0], inside]), low - 1
-                sums, squares = np.add.reduceat(rows, inside, axis=0), np.add.reduceat(own, inside)
+                sums, squares = _sums(rows, own, inside)
                 sums[0] += open_sum[depth]
                 squares[0] += open_square[depth]
             else:
                 if start:
                     close(depth, open_sum[None, depth], open_square[None, depth], low - 1)
-                sums, squares = np.add.reduceat(rows, inside, axis=0), np.add.reduceat(own, inside)
+                sums, squares = _sums(rows, own, inside)
             close(depth, sums[:-1], squares[:-1], low)
             open_sum[depth], open_square[depth] = sums[-1], squares[-1]
     for depth in depths:
         close(depth, open_sum[None, depth], open_square[None, depth], len(prefixes.sizes[depth]) - 1)
     sharing = [int(sizes[sizes > 1].sum()) for sizes in prefixes.sizes]
     return [float(t / s) for t, s in zip(total, sharing, strict=True) if s]
+
+
+def _sums(
+    rows: NDArray[np.float32], own: NDArray[np.float64], begins: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The rows of each group added up; a piece is short enough for float32."""
+    return np.add.reduceat(rows, begins, axis=0).astype(np.float64), np.add.reduceat(own, begins)
 
 
 METRICS: tuple[Metric, ...] = (
