@@ -1,0 +1,199 @@
+"""inspect: runs, artifacts and files of other systems; what is not at hand is named, nothing leaks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+
+from sidbench import metrics, registry
+from sidbench.commands.inspect import SECTIONS
+from sidbench.commands.results import find_run
+from sidbench.protocol import split
+from sidbench.record import Store
+
+if TYPE_CHECKING:
+    from tests.conftest import Said
+
+Cli = Callable[..., "Said"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two quick rows on the tiny world."""
+    from sidbench.cli import main
+
+    root = tmp_path_factory.mktemp("runs") / "results"
+    quick = ["decoder.steps=3", "rq-kmeans.codebook_size=8", "random.codebook_size=8"]
+    line = [
+        "run",
+        "--methods",
+        "rq-kmeans,random,popularity",
+        "--dataset",
+        "synthetic:tiny",
+        "--threads",
+        "1",
+    ]
+    line += ["--results", str(root), *(word for text in quick for word in ("--set", text))]
+    with pytest.raises(SystemExit) as end:
+        main(line)
+    assert not end.value.code
+    return root
+
+
+def asked(cli: Cli, *words: object) -> dict[str, Any]:
+    said = cli("inspect", *words, "--json")
+    assert said.code == 0, said.err
+    found: dict[str, Any] = json.loads(said.out)
+    return found
+
+
+def test_a_run_says_what_its_record_says(results: Path, sidbench_cli: Cli) -> None:
+    record = find_run(Store(results), "rq-kmeans")
+    by_name = asked(sidbench_cli, "rq-kmeans", "--results", results)
+    by_id = asked(sidbench_cli, record.id[:8], "--results", results)
+    assert by_name == by_id
+    for name, value in by_name["metrics"].items():
+        if name in record.metrics:
+            assert value == pytest.approx(record.metrics[name], abs=1e-9), name
+        else:
+            assert name == "next_item_hit_embedding"
+    for name, values in by_name["levels"].items():
+        assert values == pytest.approx(record.levels[name], abs=1e-9), name
+    assert set(by_name["missing"]) == set(SECTIONS["Churn"])
+    # Whatever is in no section would be computed and never shown.
+    shown = {name for names in SECTIONS.values() for name in names}
+    found = {n for n in by_name["metrics"] if not n.endswith("_min")}  # the levels stand beside
+    assert shown - {"trie_fanout"} == found | set(by_name["missing"])
+    assert by_name["notes"] == []
+
+
+def test_an_artifact_anywhere_is_the_run(results: Path, sidbench_cli: Cli, tmp_path: Path) -> None:
+    record = find_run(Store(results), "rq-kmeans")
+    shutil.copytree(Store(results).artifact(record.key), tmp_path / "elsewhere")
+    here = asked(sidbench_cli, tmp_path / "elsewhere", "--results", tmp_path / "none")
+    assert here["metrics"] == asked(sidbench_cli, "rq-kmeans", "--results", results)["metrics"]
+
+
+def test_a_file_without_and_with_its_dataset(results: Path, sidbench_cli: Cli, tmp_path: Path) -> None:
+    corpus = registry.load_dataset("synthetic:tiny")
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 5, (300, 3))
+    codes[0] = 0
+    order = rng.permutation(300)
+    path = tmp_path / "index.json"
+    path.write_text(
+        json.dumps({str(i): [f"<{'abc'[j]}_{c}>" for j, c in enumerate(codes[i])] for i in order.tolist()})
+    )
+    alone = asked(sidbench_cli, path)
+    assert alone["sizes"] == [5, 5, 5]
+    assert alone["missing"]["prefix_cosine"] == "needs the items' vectors"
+    assert "no dataset: --dataset names one" in alone["notes"]
+    beside = asked(sidbench_cli, path, "--dataset", "synthetic:tiny", "--sizes", "8,8,8")
+    mine = metrics.intrinsic_metrics(
+        codes[corpus.item_ids].astype(np.int32),
+        (8, 8, 8),
+        x=corpus.embeddings.view(np.ndarray),
+        train=split(corpus, "leave-one-out").train,
+        categories=corpus.categories,
+    )
+    for name, value in mine.values.items():
+        assert beside["metrics"][name] == pytest.approx(value), name
+    assert beside["missing"]["stability"] == "needs the fitted tokenizer"
+    assert beside["metrics"]["utilization"] == 5 / 8
+
+
+def test_only_training_interactions_are_looked_at(
+    sidbench_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every test and validation target exchanged, nothing changes."""
+    from dataclasses import replace
+
+    np.save(tmp_path / "sids.npy", np.random.default_rng(0).integers(0, 5, (300, 3)))
+    before = asked(sidbench_cli, tmp_path / "sids.npy", "--dataset", "synthetic:tiny")
+    load = registry.load_dataset
+
+    def other(spec: str, params: dict[str, Any] | None = None) -> Any:
+        corpus = load(spec, params)
+        items, ends = corpus.sequences.items.copy(), corpus.sequences.offsets[1:]
+        for back in (1, 2):
+            items[ends - back] = np.random.default_rng(back).integers(0, 300, len(ends))
+        return replace(corpus, sequences=replace(corpus.sequences, items=items))
+
+    monkeypatch.setattr(registry, "load_dataset", other)
+    assert asked(sidbench_cli, tmp_path / "sids.npy", "--dataset", "synthetic:tiny") == before
+
+
+def test_churn_is_asked_for(results: Path, sidbench_cli: Cli) -> None:
+    said = sidbench_cli("inspect", "rq-kmeans", "--results", results, "--churn", "--json")
+    found = json.loads(said.out)["metrics"]
+    assert 0 < found["churn_growth_groups"] <= 1
+    assert 0 < found["churn_seed_groups"] <= 1
+    assert "another seed" in said.err
+    floor = asked(sidbench_cli, "random", "--results", results, "--churn")["metrics"]
+    assert floor["churn_seed"] > 0.9
+    assert floor["churn_growth"] == 0  # its codes need no items
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("legends", ["--legends", "--no-legends"])
+def test_what_is_printed_fits(
+    results: Path, sidbench_cli: Cli, monkeypatch: pytest.MonkeyPatch, width: int, legends: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    said = sidbench_cli("inspect", "rq-kmeans", "--results", results, legends)
+    assert max(map(cell_len, said.out.splitlines())) <= width
+    for title in SECTIONS:
+        assert title in said.out
+    assert ("it does not show" in said.out.lower()) == (legends == "--legends")
+    assert "nan" not in said.out
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_many_levels_fit_too(
+    sidbench_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    np.save(tmp_path / "sids.npy", np.random.default_rng(0).integers(0, 5000, (300, 16)))
+    said = sidbench_cli("inspect", tmp_path / "sids.npy", "--no-legends")
+    assert max(map(cell_len, said.out.splitlines())) <= width
+    assert "…" not in said.out
+
+
+def test_what_is_no_sids_says_so(results: Path, sidbench_cli: Cli, tmp_path: Path) -> None:
+    def fails(*words: object) -> str:
+        said = sidbench_cli("inspect", *words, "--results", results)
+        assert said.code in (1, 2)
+        return said.err
+
+    assert "has no SIDs: it is a reference" in fails("popularity")
+    assert "there is no run 'nobody'" in fails("nobody")
+    assert "there is no file" in fails(tmp_path / "none.json")
+    assert "holds no artifact" in fails(tmp_path)
+    assert "unknown protocol" in fails("random", "--protocol", "lottery")
+    assert "--sizes is for a file" in fails("random", "--sizes", "8,8,8")
+    assert "is not what these SIDs were made on" in fails("random", "--dataset", "synthetic")
+    np.save(tmp_path / "sids.npy", np.full((300, 2), 7))
+    assert "expected one number a level" in fails(tmp_path / "sids.npy", "--sizes", "many")
+    assert "does not fit" in fails(tmp_path / "sids.npy", "--sizes", "4,4")
+
+
+def test_a_dataset_that_is_gone_leaves_what_needs_none(
+    results: Path, sidbench_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sidbench.errors import DataError
+
+    def gone(spec: str, params: Any = None) -> Any:
+        raise DataError("gone")
+
+    monkeypatch.setattr(registry, "load_dataset", gone)
+    found = asked(sidbench_cli, "rq-kmeans", "--results", results)
+    assert "utilization" in found["metrics"]
+    assert found["missing"]["stability"] == "needs the items' vectors"
+    assert found["notes"] == ["dataset 'synthetic' is not found here: --dataset names it"]
