@@ -15,6 +15,7 @@ from sidbench import clock, progress
 from sidbench.bench import Bench, Task, places_needed, warm_up
 from sidbench.budget import seconds_of
 from sidbench.dataset import Embeddings
+from sidbench.decoder import Decoder
 from sidbench.protocol import Targets
 from sidbench.record import RunRecord
 from sidbench.reference import Reference
@@ -54,7 +55,8 @@ class Estimator:
                 peak = float(record.measured.get("peak_memory_mb", 0))
                 return Estimate(seconds, _resident_mb() + peak, disk, True)
         if isinstance(task.method, Reference):
-            seconds = budget or self._once(task.method, lambda: _try_reference(task.method, self.bench))
+            reference = task.method.replace(**({"seed": 0} if task.method.random else {}))
+            seconds = budget or self._once(reference, lambda: _try_reference(reference, self.bench))
         else:
             assert task.decoder is not None
             what = (task.decoder.replace(seed=0), task.method.levels, repr(task.resolver))
@@ -120,11 +122,11 @@ def _any_sids(task: Task, bench: Bench) -> SIDs:
     return sids
 
 
-def _try_reference(method: Any, bench: Bench) -> float:
-    reference = method.replace()
-    start = time.perf_counter()
-    reference.fit(bench.learning, bench.corpus.embeddings)
-    fit = time.perf_counter() - start
+def _try_reference(reference: Reference, bench: Bench) -> float:
+    if reference.random:
+        warm_up(Decoder(device=bench.device))
+    # Cut off in the middle it recommends as one that has learned, and as fast.
+    fit = _seconds_to(lambda: reference.fit(bench.learning, bench.corpus.embeddings))
     k = places_needed(bench)
     each = _seconds_each(lambda some: reference.recommend(some.histories, k), bench.split.test)
     return fit + each * len(bench.split.test)
@@ -151,15 +153,15 @@ def _try_fit(method: Tokenizer, x: Embeddings) -> float:
     # Rows come in no order, so the first of them are a sample.
     few = min(len(x), max(1024, 2 * method.fewest))
     many = min(len(x), 4 * few)
-    one = _seconds_to_fit(method, x[:few])
+    one = _seconds_to(lambda: method.replace().fit(x[:few]))
     if many == few:
         return one
-    more = _seconds_to_fit(method, x[:many])
+    more = _seconds_to(lambda: method.replace().fit(x[:many]))
     return more + max(0.0, more - one) / (many - few) * (len(x) - many)
 
 
-def _seconds_to_fit(method: Tokenizer, x: Embeddings) -> float:
-    """Seconds to fit these rows; a fit that takes long is cut off and judged by how far it was."""
+def _seconds_to(fit: Callable[[], Any]) -> float:
+    """The seconds of a fit; one that takes long is cut off and judged by how far it was."""
     share = 1.0
     start = time.perf_counter()
 
@@ -170,7 +172,7 @@ def _seconds_to_fit(method: Tokenizer, x: Embeddings) -> float:
             raise _EnoughError
 
     with suppress(_EnoughError), progress.listening(listen):
-        method.replace().fit(x)
+        fit()
     return (time.perf_counter() - start) / share
 
 
