@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from sidbench.dataset import Embeddings
-from sidbench.kit import device, network, residual
+from sidbench.kit import device, network, residual, rows
 from sidbench.kit.autoencoder import Normalizer
 from sidbench.kit.model import Model
 from sidbench.kit.nearest import Floats
@@ -68,6 +68,15 @@ class FSQ(Trained):
     def encode(self, x: Embeddings) -> Codes:
         residual.check_columns(x, self.columns_)
         return self._model.grid.codes_of(self._model.encode(x))
+
+    def costs(self, x: Embeddings, prefix: Codes) -> NDArray[np.float32]:
+        """Squared distances on the bounded grid to the cells of the prefix and of each code.
+
+        Codes that are never used cost more than any other.
+        """
+        residual.check_columns(x, self.columns_)
+        level = rows.next_level(x, prefix, self.levels)
+        return self._model.grid.costs(self._model.encode(x), prefix, self.sizes[level])
 
     def reconstruct(self, codes: Codes) -> NDArray[np.float32]:
         return self._model.decode(self._model.grid.points(codes))
@@ -142,6 +151,20 @@ class Grid:
                 out[:, column + at] = (2 * digit + 1) / steps[at] - 1
             column += len(steps)
         return out
+
+    def costs(self, z: Floats, prefix: Codes, size: int) -> Floats:
+        """(rows, size) squared distances of bounded latents to the prefix's cells and each next code's."""
+        level = prefix.shape[1]
+        before, steps = sum(map(len, self.levels[:level])), self.levels[level]
+        upto = before + len(steps)
+        at = np.tanh(z[:, :upto].astype(np.float64) * (SLOPE / 2))  # 2 sigmoid(slope z) - 1
+        gap = at[:, :before] - self.points(prefix)[:, :before]
+        codes = np.zeros((size, level + 1), dtype=np.int32)
+        codes[:, level] = np.arange(size)
+        cells = self.points(codes)[:, before:upto].astype(np.float64)
+        far = np.square(at[:, None, before:] - cells).sum(axis=2)
+        far[:, math.prod(steps) :] += 4.0 * len(steps)  # two sides of the grid apart
+        return np.asarray(far + np.square(gap).sum(axis=1)[:, None], dtype=np.float32)
 
 
 class Rounding(Model):

@@ -78,15 +78,22 @@ class LSH(Tokenizer):
         return codes
 
     def costs(self, x: Embeddings, prefix: Codes) -> NDArray[np.float32]:
-        """The squared distances to the planes that an item would have to cross to get each code, summed."""
+        """The squared distances to the planes that an item would have to cross to get each code, summed.
+
+        Those of the prefix count too, so that the costs of last codes are those of whole SIDs.
+        """
         residual.check_columns(x, self.planes_.shape[1])
         level = rows.next_level(x, prefix, self.levels)
-        first, count = sum(self.bits[:level]), self.bits[level]
+        before, count = sum(self.bits[:level]), self.bits[level]
         z = (x - self.mean_).astype(np.float64)
-        far = z @ self.planes_[first : first + count].T.astype(np.float64)
+        far = z @ self.planes_[: before + count].T.astype(np.float64)
+        on, off = np.where(far >= 0, far**2, 0.0), np.where(far < 0, far**2, 0.0)
+        given = [prefix[:, [at]] >> np.arange(bits)[::-1] & 1 for at, bits in enumerate(self.bits[:level])]
+        bit = np.hstack([np.zeros((len(x), 0), dtype=np.int32), *given])
+        so_far = np.where(bit == 1, off[:, :before], on[:, :before]).sum(axis=1)
         wanted = (np.arange(1 << count)[None, :] >> np.arange(count)[::-1, None]) & 1
-        crossed = np.where(far >= 0, far**2, 0.0) @ (1 - wanted) + np.where(far < 0, far**2, 0.0) @ wanted
-        return np.asarray(crossed, dtype=np.float32)
+        crossed = on[:, before:] @ (1 - wanted) + off[:, before:] @ wanted
+        return np.asarray(crossed + so_far[:, None], dtype=np.float32)
 
     def facts(self) -> dict[str, Any]:
         return {"planes": len(self.planes_), "device": "cpu"}

@@ -68,11 +68,15 @@ class TreeKMeans(Tokenizer):
         """Squared distances to the children of the prefix's node.
 
         A code beyond the children costs twice the farthest of them and the spread of the catalogue: more
-        than any child, and no more than it must, since that place in the tree is free.
+        than any child, and no more than it must, since that place in the tree is free. After a prefix that
+        the tree does not have, all codes are such.
         """
         residual.check_columns(x, len(self.mean_))
         level = rows.next_level(x, prefix, self.levels)
-        far = self._level(level).distances(x, self._node(prefix), self.sizes[level])
+        node = self._path(prefix)
+        known = node >= 0
+        far = np.full((len(x), self.sizes[level]), np.inf, dtype=np.float32)
+        far[known] = self._level(level).distances(x[known], node[known], self.sizes[level])
         most = np.where(np.isfinite(far), far, 0).max(axis=1, initial=0)
         dear = np.minimum(2.0 * most.astype(np.float64) + self.spread_, 3 * tree.FARTHEST)
         return np.where(np.isfinite(far), far, dear[:, None]).astype(np.float32)
@@ -93,18 +97,26 @@ class TreeKMeans(Tokenizer):
         parents = self.centers_[level - 1] if level else self.mean_[None]
         return tree.Level(parents, self.centers_[level], self.first_[level])
 
-    def _node(self, codes: Codes) -> NDArray[np.int64]:
-        """The node that some codes lead to; a path that the tree does not have is an error."""
+    def _path(self, codes: Codes) -> NDArray[np.int64]:
+        """The node that some codes lead to; -1 where the tree does not have it."""
         node = np.zeros(len(codes), dtype=np.int64)
         for level in range(codes.shape[1]):
             first = self.first_[level]
             child = first[node] + codes[:, level]
-            lost = np.flatnonzero((child >= first[node + 1]) | (codes[:, level] < 0))
-            if len(lost):
-                path = codes[lost[0], : level + 1].tolist()
-                raise DataError(
-                    f"{self.name}: the tree has no node {path} (row {lost[0]}); codes of the first "
-                    f"{level} levels lead to {int(np.diff(first)[node[lost[0]]])} children"
-                )
-            node = child
+            there = (node >= 0) & (child < first[node + 1]) & (codes[:, level] >= 0)
+            node = np.where(there, child, -1)
+        return node
+
+    def _node(self, codes: Codes) -> NDArray[np.int64]:
+        """The node that some codes lead to; a path that the tree does not have is an error."""
+        node = self._path(codes)
+        lost = np.flatnonzero(node < 0)
+        if len(lost):
+            path = codes[lost[:1]]
+            level = next(v for v in range(codes.shape[1]) if self._path(path[:, : v + 1])[0] < 0)
+            parent = self._path(path[:, :level])[0]
+            raise DataError(
+                f"{self.name}: the tree has no node {path[0, : level + 1].tolist()} (row {lost[0]}); codes of "
+                f"the first {level} levels lead to {int(np.diff(self.first_[level])[parent])} children"
+            )
         return node

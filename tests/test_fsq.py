@@ -109,3 +109,15 @@ def test_it_learns_and_does_not_collapse() -> None:
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.3
     assert fitted(prefixes=0.0).encode(X).shape == codes.shape
+
+
+def test_costs_are_least_at_the_code_and_count_the_prefix() -> None:
+    x = catalogue(300, 12)
+    fitted = FSQ(levels=3, codebook_size=(8, 30, 7), epochs=2, hidden=(16,), device="cpu").fit(x)
+    codes = fitted.encode(x)
+    before = np.zeros(len(x), dtype=np.float32)
+    for level in range(3):
+        costs = fitted.costs(x, codes[:, :level])
+        assert (costs.argmin(axis=1) == codes[:, level]).all()
+        assert (costs.min(axis=1) >= before).all()
+        before = costs.min(axis=1)

@@ -83,3 +83,12 @@ def test_rows_at_the_end_of_float32_get_codes_without_a_warning() -> None:
     x = np.concatenate([catalogue(20, 8), np.float32(3.4e38) * np.sign(catalogue(20, 8, seed=1))])
     codes = t.encode(x)
     assert (t.encode(x[::-1])[::-1] == codes).all()
+
+
+def test_costs_of_last_codes_are_those_of_whole_sids() -> None:
+    x = catalogue(50, 8)
+    t = LSH(levels=2, codebook_size=4).fit(x)
+    codes = t.encode(x)
+    other = codes[:, :1] ^ 1
+    first = t.costs(x, codes[:, :0])[np.arange(50), other[:, 0]]
+    np.testing.assert_allclose(t.costs(x, other)[np.arange(50), codes[:, 1]], first, rtol=1e-5)

@@ -167,3 +167,14 @@ def test_on_cuda_it_is_as_good() -> None:
     assert error[1] <= 1.05 * error[0]
     t.device = "cpu"
     assert (t.encode(x) == codes).all()
+
+
+def test_a_path_that_the_tree_lacks_costs_the_same_whatever_the_code() -> None:
+    x = catalogue(200, 6)
+    t = TreeKMeans(levels=3, codebook_size=(4, 200, 5), iters=2).fit(x)
+    paths = np.tile(np.array([[0, 199]], dtype=np.int32), (3, 1))
+    costs = t.costs(x[:3], paths)
+    assert np.isfinite(costs).all()
+    assert (costs == costs[:, :1]).all()
+    with pytest.raises(DataError, match="no node"):
+        t.reconstruct(paths)
