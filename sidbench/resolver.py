@@ -30,6 +30,8 @@ class Resolver(Plugin, ABC):
     unique: ClassVar[bool] = False
     #: True where an item that shared its SID with none may get another.
     moves_others: ClassVar[bool] = False
+    #: True where the order of rows decides who gets which SID (a run's rows are in an order without meaning).
+    by_order: ClassVar[bool] = False
     #: True where it asks `Tokenizer.costs`: it cannot be used with a tokenizer that has none.
     needs_costs: ClassVar[bool] = False
 

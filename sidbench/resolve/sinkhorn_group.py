@@ -14,6 +14,8 @@ from sidbench.kit.nearest import Index
 from sidbench.kit.places import VALUES, Places, to_nearest
 from sidbench.resolver import Mover
 
+SAME = 1e-6  # shares that differ by less, relatively, are one
+
 
 class SinkhornGroup(Mover):
     """Gives all items of a shared SID new last codes by Sinkhorn's iterations over that group, in rounds.
@@ -71,7 +73,10 @@ class SinkhornGroup(Mover):
         places.codes[:, -1] = codes
 
     def _codes(self, costs: NDArray[np.float32]) -> Index:
-        """(groups, members) each member's largest share of its group's plan."""
+        """(groups, members) the code of which each has the largest share; of equal shares, the nearest.
+
+        With fewer members than codes most codes are one member's alone: shares of 1 up to rounding.
+        """
         plan = torch.from_numpy(costs).double()
         low, high = plan.amin(dim=(1, 2), keepdim=True), plan.amax(dim=(1, 2), keepdim=True)
         # Distances centred to -1 to 1; a row's own constant changes nothing, and none overflows without.
@@ -81,7 +86,9 @@ class SinkhornGroup(Mover):
         for _ in range(self.iters):
             row = 1 / (plan @ code)
             code = 1 / (plan.mT @ row)
-        found: Index = (plan * code.mT).argmax(dim=2).numpy()
+        share = plan * code.mT
+        most = share >= (1 - SAME) * share.amax(dim=2, keepdim=True)
+        found: Index = np.where(most.numpy(), costs, np.inf).argmin(axis=2)
         return found
 
 

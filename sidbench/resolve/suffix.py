@@ -28,6 +28,8 @@ class Suffix(Resolver):
     name = "suffix"
     paper = "https://arxiv.org/abs/2305.05065"
     added: ClassVar[tuple[str, ...]] = ("items", "base")
+    unique: ClassVar[bool] = True
+    by_order: ClassVar[bool] = True
 
     #: all: one more code for every item; colliding: only for items that share a SID, so lengths differ.
     items: Literal["all", "colliding"] = "all"
