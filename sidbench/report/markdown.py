@@ -65,8 +65,8 @@ def _section(table: Table, charts: Sequence[Figure], shown: dict[str, Metric]) -
         lines += [f"### {part.name}", "", *_grid(table, part), ""]
         if part.name == "Quality":
             lines += [f"> {escape(note)}\n" for note in [*table.notes, *words.alike(table)]]
-            lines += _failures(table) + _differences(table) + _popularity(table, shown)
-            lines += _cutoffs(table, shown)
+            lines += _failures(table) + _pictures(table, charts) + _differences(table)
+            lines += _popularity(table, shown) + _cutoffs(table, shown)
     return [*lines, *_parameters(table)]
 
 

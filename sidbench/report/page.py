@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sidbench.metrics import ABSENT, METRICS, Metric, metric
 from sidbench.report import words
 from sidbench.report.board import Part, Row, Table, value
-from sidbench.report.charts import key
+from sidbench.report.charts.scale import key, known
 from sidbench.report.drawing import COLOURS, Figure, colours
 
 if TYPE_CHECKING:
@@ -155,6 +155,8 @@ def _section(
             f"{_grid(table, part)}</div>"
             '<p class="none" hidden>No row is left: the filter above hides them all.</p></div>\n'
         )
+    if table.by_popularity:
+        shown[table.by_popularity] = metric(table.by_popularity)
     notes = [f"<li>{escape(note)}</li>" for note in table.notes]
     notes += [
         f'<li class="failed">{escape(f"{r.name}, seed {f.seed}, {f.reason}")}</li>'
@@ -293,7 +295,7 @@ def _detail(table: Table, row: Row) -> str:
     """All that is known of a row."""
     own = key(table, row)
     alone = Table(table.agreed, row.runs, (row,))
-    named = {n: metric(n) for n in row.values if _known(n)}
+    named = {n: metric(n) for n in row.values if known(n)}
     numbers = _ranking(table, row, [c for c in named.values() if c.source == "ranking"])
     for source, title in _SOURCES.items():
         found = sorted((c for c in named.values() if c.source == source), key=_place)
@@ -360,7 +362,7 @@ def _lists(row: Row) -> str:
     """Numbers that a row has a level each, or a tenth of the items each: a table a length."""
     out = ""
     for n in sorted({len(v) for v in row.levels.values()}):
-        found = {name: v for name, v in row.levels.items() if len(v) == n and _known(name)}
+        found = {name: v for name, v in row.levels.items() if len(v) == n and known(name)}
         parts = any(metric(name).source == "ranking" for name in found)
         grid = [["By part" if parts else "By level", *map(str, range(1, n + 1))]]
         grid += [[_titled(metric(name)), *map(metric(name).show, v)] for name, v in found.items()]
@@ -424,12 +426,6 @@ def _legend(shown: dict[str, Metric]) -> str:
         '<h2 id="legend">What the columns say, and do not</h2>'
         f'<dl class="legend">{entries}</dl></section>\n'
     )
-
-
-def _known(name: str) -> bool:
-    """Whether today's metrics still have a number that some record holds."""
-    family, at, _ = name.partition("@")
-    return (f"{family}@K" if at else name) in METRICS
 
 
 def _place(column: Metric) -> tuple[int, int]:

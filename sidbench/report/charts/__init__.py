@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sidbench.report.board import Table, Vectors
-from sidbench.report.charts.courses import fitting, learning, read_curves
+from sidbench.report.charts.lines import fitting, learning, popularity, read_curves
 from sidbench.report.charts.pareto import BITS, frontier, pareto
 from sidbench.report.charts.rows import differences, quality
 from sidbench.report.charts.scale import CHARTS, file_name, key
@@ -22,6 +22,7 @@ def figures(table: Table, vectors: Vectors | None = None) -> list[Figure]:
         pareto(table, "encode_items_per_second", "speed", "encoding speed"),
         pareto(table, "collision_items", "collisions", "collisions"),
         pareto(table, BITS.name, "bits", "bits in use"),
+        popularity(table),
         learning(table, curves),
         fitting(table, curves),
         levels(table),

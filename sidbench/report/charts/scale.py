@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 
+from sidbench.metrics import METRICS
 from sidbench.record import slug
 from sidbench.report.board import Row, Table
 from sidbench.report.drawing import (
@@ -38,6 +39,12 @@ def file_name(table: Table, figure: Figure) -> str:
     """Where the picture of a chart lies, beside the board."""
     own = hashlib.sha256(json.dumps(table.agreed, sort_keys=True).encode()).hexdigest()[:8]
     return f"{CHARTS}/{slug(table.agreed['dataset']['name'])}-{own}-{figure.name}.svg"
+
+
+def known(name: str) -> bool:
+    """Whether today's metrics have a number that some record holds."""
+    family, at, cutoff = name.partition("@")
+    return (f"{family}@K" if at and cutoff.isdigit() else name) in METRICS
 
 
 def beside(names: Iterable[str]) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sidbench.report import words
 from sidbench.report.board import Table
-from sidbench.report.charts.courses import Curves
+from sidbench.report.charts.lines import Curves
 from sidbench.report.charts.scale import (
     LINE,
     beside,

@@ -1,4 +1,4 @@
-"""Courses: what the decoder and the tokenizers went through while they learned."""
+"""Lines: what the decoder and the tokenizers went through as they learned; recall from head to tail."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sidbench.errors import DataError
-from sidbench.metrics import METRICS, metric
+from sidbench.metrics import metric
 from sidbench.report.board import Table, Vectors
 from sidbench.report.charts.scale import (
     HEIGHT,
@@ -16,6 +16,7 @@ from sidbench.report.charts.scale import (
     beside,
     domain,
     key,
+    known,
 )
 from sidbench.report.drawing import (
     BLUE,
@@ -66,48 +67,70 @@ def _mean_curve(
 def learning(table: Table, curves: Curves) -> Figure | None:
     """How the decoder learned on each row's SIDs: the validation number that stopped it, by step."""
     names = [n for runs in curves.values() for run in runs for n in run if n.startswith("curve_valid_")]
-    watched = [n for n in dict.fromkeys(names) if n not in ("curve_valid_step", "curve_valid_loss")]
+    watched = [n for n in dict.fromkeys(names) if known(n.removeprefix("curve_valid_"))]
     if not watched:
         return None
     name = watched[0]
-    lines = {r.name: _mean_curve(curves.get(r.name, ()), "curve_valid_step", name) for r in table.rows}
-    said = name.removeprefix("curve_valid_")
-    label = metric(said).label if said.partition("@")[2].isdigit() else said
+    found = {r.name: _mean_curve(curves.get(r.name, ()), "curve_valid_step", name) for r in table.rows}
+    lines = {n: line for n, line in found.items() if line}
+    column = metric(name.removeprefix("curve_valid_"))
+    label = column.label
     title = "What the decoder learned"
     caption = (
         f"{label} of the validation part by training step, mean over seeds. Point at a line for its name."
     )
-    return _lines(table, "learning", title, caption, lines, "Step", f"Validation {label}")
+    said_of = {n: f"{n}: {column.show(ys[-1])} after {xs[-1]:,.0f} steps" for n, (xs, ys) in lines.items()}
+    return _lines(table, "learning", (title, caption), lines, said_of, ("Step", f"Validation {label}"))
+
+
+def popularity(table: Table) -> Figure | None:
+    """How recall falls from targets that everybody meets to those that nobody knows."""
+    name = table.by_popularity
+    if name is None:
+        return None
+    column = metric(name)
+    lines = {
+        r.name: ([float(i) for i in range(1, len(r.levels[name]) + 1)], r.levels[name])
+        for r in table.rows
+        if name in r.levels
+    }
+    title = f"{column.label}"
+    caption = (
+        "Ten parts with equally many test targets, from those that training met most often to those that it "
+        "met least, mean over seeds."
+    )
+    said_of = {
+        n: f"{n}: {column.show(ys[0])} at the head, {column.show(ys[-1])} at the tail"
+        for n, (_, ys) in lines.items()
+    }
+    axes = ("Tenth of the targets, head to tail", metric(table.headline or name).label)
+    return _lines(table, "popularity", (title, caption), lines, said_of, axes)
 
 
 def _lines(
     table: Table,
     short: str,
-    title: str,
-    caption: str,
-    lines: Mapping[str, tuple[list[float], list[float]] | None],
-    x_title: str,
-    y_title: str,
+    words: tuple[str, str],
+    lines: Mapping[str, tuple[list[float], list[float]]],
+    said: Mapping[str, str],
+    axes: tuple[str, str],
 ) -> Figure | None:
     """One line a row, named at its end."""
-    shown = [(r, line) for r in table.rows if (line := lines.get(r.name))]
+    shown = [(r, lines[r.name]) for r in table.rows if r.name in lines]
     if not shown:
         return None
     data: list[dict[str, Any]] = []
-    ends: list[float] = []
     for i, (r, (xs, ys)) in enumerate(shown):
-        points = [[xs[j], ys[j]] for j in thinned(xs)]
-        last = METRICS["ndcg@K"].show(points[-1][1])
         data.append(
             {
-                "row": told(key(table, r), f"{r.name}: {last} after {xs[-1]:,.0f}"),
+                "row": told(key(table, r), said[r.name]),
                 "name": r.name,
                 "colour": HUES[i % len(HUES)],
                 "dash": DASHES[i // len(HUES) % len(DASHES)],
-                "points": points,
+                "points": [[xs[j], ys[j]] for j in thinned(xs)],
             }
         )
-        ends.append(points[-1][1])
+    ends = [d["points"][-1][1] for d in data]
     every = [y for d in data for _, y in d["points"]]
     low, high = domain(every, log=False)
     height = max(HEIGHT, 14 * len(data))
@@ -119,9 +142,9 @@ def _lines(
         import altair as alt
 
         y = alt.Y(
-            "y:Q", title=y_title, scale=alt.Scale(domain=[low, high], nice=False), axis=alt.Axis(tickCount=5)
+            "y:Q", title=axes[1], scale=alt.Scale(domain=[low, high], nice=False), axis=alt.Axis(tickCount=5)
         )
-        x = alt.X("x:Q", title=x_title, scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=5, grid=False))
+        x = alt.X("x:Q", title=axes[0], scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=5, grid=False))
         drawn: list[Any] = []
         for d, label in zip(data, labels, strict=True):
             say = {"description": alt.Description("row:N")}
@@ -138,7 +161,7 @@ def _lines(
             )
         return alt.layer(*drawn).properties(width=across, height=height)
 
-    return Figure(short, title, caption, [data, x_title, y_title], build)
+    return Figure(short, *words, [data, axes], build)
 
 
 def fitting(table: Table, curves: Curves) -> Figure | None:
