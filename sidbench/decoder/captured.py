@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class Captured:
         self.device = learner.reader.device
         self._generator = torch.Generator(self.device)
         self._graphs: dict[tuple[torch.Size, ...], Graph] = {}
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool: Any = None
 
     def gradient(self, piece: Tensor, items: Tensor, codes: int, draw: tuple[int, int, int]) -> Tensor:
         """Gather the gradient of one piece. Its dropout depends on the seed and on `draw` alone."""
@@ -58,7 +58,7 @@ class Captured:
         return found.loss.clone()
 
     def padded(self, piece: Tensor, items: Tensor, codes: int) -> tuple[Inputs, Tensor, Tensor]:
-        """A piece as the model reads it, its targets' codes, and what each target weighs."""
+        """A piece as the model reads it, its targets' codes, and what each code of a target weighs."""
         learner, windows = self.learner, self.learner.windows
         history = learner.model.shape.history
         begin, end = windows.begin[piece], windows.end[piece]
@@ -89,12 +89,17 @@ class Captured:
             side.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(side):
                 for _ in range(WARM):
-                    self._learn(held, goals, weights)
+                    self.learn(held, goals, weights)
             torch.cuda.current_stream(self.device).wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self._generator)
-            with torch.cuda.device(self.device), torch.cuda.graph(graph, pool=self._pool):
-                loss = self._learn(held, goals, weights)
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            # Thread-local: what watches the connections to other processes may ask meanwhile.
+            with (
+                torch.cuda.device(self.device),
+                torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            ):
+                loss = self.learn(held, goals, weights)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as e:
@@ -105,7 +110,8 @@ class Captured:
         given = [t for t in (*held, goals, weights) if t is not None]
         return Graph(graph, given, loss)
 
-    def _learn(self, inputs: Inputs, goals: Tensor, weights: Tensor) -> Tensor:
+    def learn(self, inputs: Inputs, goals: Tensor, weights: Tensor) -> Tensor:
+        """What is captured: forward and backward of a padded piece."""
         of = self.learner
         noise = None
         if of.dropout:
