@@ -115,8 +115,9 @@ class TreeKMeans(Tokenizer):
             path = codes[lost[:1]]
             level = next(v for v in range(codes.shape[1]) if self._path(path[:, : v + 1])[0] < 0)
             parent = self._path(path[:, :level])[0]
+            kids = int(np.diff(self.first_[level])[parent])
             raise DataError(
-                f"{self.name}: the tree has no node {path[0, : level + 1].tolist()} (row {lost[0]}); codes of "
-                f"the first {level} levels lead to {int(np.diff(self.first_[level])[parent])} children"
+                f"{self.name}: the tree has no node {path[0, : level + 1].tolist()} (row {lost[0]}); codes "
+                f"of the first {level} levels lead to {kids} children"
             )
         return node

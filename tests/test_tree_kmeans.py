@@ -140,8 +140,6 @@ def test_a_path_that_the_tree_does_not_have_is_an_error() -> None:
     codes = np.array([[0, 49, 0]], dtype=np.int32)
     with pytest.raises(DataError, match=r"no node \[0, 49\] .* children"):
         t.reconstruct(codes)
-    with pytest.raises(DataError, match="no node"):
-        t.costs(x[:1], codes[:, :2])
 
 
 def test_keys_are_equal_for_equal_rows_alone() -> None:
