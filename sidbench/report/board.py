@@ -382,7 +382,8 @@ def _mean(values: list[float | None]) -> Value | None:
 
 
 def _levels(vectors: list[list[float]]) -> list[float]:
-    return [statistics.fmean(level) for level in zip(*vectors, strict=True)]
+    """Level by level, as far as every seed has a number: the depth that items share may differ."""
+    return [statistics.fmean(level) for level in zip(*vectors, strict=False)]
 
 
 def _reason(record: RunRecord) -> str:
