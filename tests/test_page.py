@@ -262,7 +262,7 @@ def test_rows_that_never_ran_have_a_line_and_a_reason(usual_page: str) -> None:
 
 def test_a_row_opens_to_parameters_runs_machine_versions_and_command(usual_page: str) -> None:
     (detail,) = re.findall(
-        r'<details id="[^"]+" class="one" data-name="tree">.*?</details>', usual_page, re.DOTALL
+        r'<details class="one"><summary>tree<.*?</details>', usual_page, re.DOTALL
     )
     shown = "".join(Reader(detail).text)
     for said in (

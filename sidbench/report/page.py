@@ -309,8 +309,8 @@ def _detail(table: Table, row: Row) -> str:
     name = escape(row.name)
     typed = "".join(f'<p class="all"><code>{escape(command)}</code></p>' for command in words.commands(alone))
     return (
-        f'<details id="{own}" class="one" data-name="{name}"><summary>{name}</summary>'
-        f'<div class="detail">{_lineage(row)}'
+        f'<details class="one"><summary>{name}</summary>'
+        f'<div class="detail" id="{own}" data-name="{name}">{_lineage(row)}'
         f"<h4>Parameters</h4>{_pairs(row.params)}"
         f"{f'<h4>Ran with</h4>{_pairs(row.facts)}' if row.facts else ''}"
         f"{_comparisons(table, row)}<h4>Runs</h4>{_runs(table, row)}"

@@ -66,7 +66,7 @@
     const shown = [...off.values()].filter((out) => !out).length;
     count.value = shown === off.size ? `${off.size} rows` : `${shown} of ${off.size} rows`;
   };
-  search.addEventListener("input", filter);
+  for (const event of ["input", "change"]) search.addEventListener(event, filter);
   kinds.forEach((k) => k.addEventListener("change", filter));
   filter();
 
@@ -114,7 +114,9 @@
     const source = document.getElementById(id);
     if (!source) return;
     title.textContent = source.dataset.name;
-    room.replaceChildren(source.querySelector(".detail").cloneNode(true));
+    const copy = source.cloneNode(true);
+    copy.removeAttribute("id");
+    room.replaceChildren(copy);
     dialog.showModal();
     dialog.scrollTop = 0;
   };
