@@ -29,7 +29,7 @@ from sidbench.dataset import Corpus, Dataset, Embeddings, Sequences, some_rows
 from sidbench.decoder import Decoder
 from sidbench.decoder.ranks import ranks
 from sidbench.errors import ContractError, RanksError, SidbenchError, StorageError, UsageError
-from sidbench.plugin import Plugin
+from sidbench.plugin import P, Plugin
 from sidbench.protocol import Split, Targets
 from sidbench.ranking import Ranking
 from sidbench.record import RunRecord, Store, run_id
@@ -65,8 +65,8 @@ class Bench:
 
     @cached_property
     def floor(self) -> dict[str, float]:
-        """What repeated vectors alone make of the collisions; the same for every row."""
-        return metrics.floor_metrics(self.corpus.embeddings)
+        """What repeated vectors, and texts, alone make of the collisions; the same for every row."""
+        return metrics.floor_metrics(self.corpus.embeddings, self.corpus.titles)
 
     @cached_property
     def near(self) -> metrics.Neighbours:
@@ -273,7 +273,8 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
     numbers, run.levels = metrics.codebook_metrics(codes, sids.sizes)
     run.vectors.update(metrics.usage(codes, sids.sizes))
     run.metrics.update(numbers, **bench.floor)
-    run.metrics.update(metrics.collision_metrics(codes, split.test.items))
+    run.metrics.update(metrics.collision_metrics(codes, split.test.items, floor=bench.floor))
+    run.levels.update(metrics.prefix_collisions(codes))
     if len(split.cold):
         run.metrics.update(metrics.cold_collisions(codes, split.cold))
     if again is not None:
@@ -294,9 +295,15 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
     run.levels.update(found.levels)
 
     with run.timed("resolve") as resolve:
-        resolved = _resolved(task.resolver, sids, tokenizer, bench)
+        resolver = task.resolver.replace()
+        resolved = _resolved(resolver, sids, tokenizer, bench)
     run.measured["resolve_seconds"] = resolve.seconds
-    run.metrics.update(metrics.collision_metrics(resolved.codes, split.test.items, resolved=True))
+    run.facts["resolver"] = _plain(resolver.facts(), f"{resolver.name}.facts()")
+    after = metrics.collision_metrics(resolved.codes, split.test.items, floor=bench.floor, resolved=True)
+    run.metrics.update(after)
+    run.levels.update(metrics.prefix_collisions(resolved.codes, resolved=True))
+    costs = tokenizer.costs if tokenizer.supports("costs") else None
+    run.metrics.update(metrics.resolution_metrics(codes, resolved.codes, x, costs))
     trie, trie_levels = metrics.trie_metrics(metrics.Prefixes(resolved.codes))
     run.metrics.update(trie)
     run.levels.update(trie_levels)
@@ -522,11 +529,16 @@ def fresh(task: Task, bench: Bench, store: Store) -> RunRecord | None:
 
 def with_seed(task: Task, seed: int, device: str) -> Task:
     """The same row with another seed, on a concrete device."""
-    method = task.method
-    if isinstance(method, Tokenizer):
-        method = method.replace(seed=seed, device=device)
-    else:
-        given = {"seed": seed, "device": device}
-        method = method.replace(**{k: v for k, v in given.items() if k in method.params()})
-    decoder = None if task.decoder is None else task.decoder.replace(seed=seed, device=device)
-    return replace(task, method=method, decoder=decoder, seed=seed)
+    return replace(
+        task,
+        method=_given(task.method, seed, device),
+        resolver=None if task.resolver is None else _given(task.resolver, seed, device),
+        decoder=None if task.decoder is None else _given(task.decoder, seed, device),
+        seed=seed,
+    )
+
+
+def _given(plugin: P, seed: int, device: str) -> P:
+    """A plugin with these, where it has parameters for them."""
+    own = plugin.params()
+    return plugin.replace(**{k: v for k, v in (("seed", seed), ("device", device)) if k in own})

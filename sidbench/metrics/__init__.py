@@ -6,7 +6,12 @@ from sidbench.errors import unknown
 from sidbench.metrics import churn, clock, codebook, collisions, coverage, intrinsic, parts, ranks
 from sidbench.metrics.churn import churn_metrics
 from sidbench.metrics.codebook import codebook_metrics, reconstruction_metrics, usage
-from sidbench.metrics.collisions import collision_metrics, floor_metrics
+from sidbench.metrics.collisions import (
+    collision_metrics,
+    floor_metrics,
+    prefix_collisions,
+    resolution_metrics,
+)
 from sidbench.metrics.coverage import coverage_metrics
 from sidbench.metrics.hits import embedding_hit_metrics
 from sidbench.metrics.intrinsic import Found, intrinsic_metrics
@@ -38,8 +43,10 @@ __all__ = [
     "metric",
     "nearest_items",
     "places",
+    "prefix_collisions",
     "ranking_metrics",
     "reconstruction_metrics",
+    "resolution_metrics",
     "trie_metrics",
     "usage",
 ]
