@@ -47,7 +47,7 @@ def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> P
     device = str(resolve_device(settings.device))
     threads = settings.threads or provenance.available_cores()
     limit_threads(threads)
-    rows = _rows(settings)
+    rows, left_out = _rows(settings)
     protocol = make_protocol(settings.protocol, settings.set.get(settings.protocol))
     # Its name and parameters, before anything is read.
     dataset = registry.make_dataset(settings.dataset, settings.set.get("dataset"))
@@ -75,7 +75,7 @@ def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> P
         seeds = settings.seeds if draws else [0]
         tasks += [with_seed(row, seed, device) for seed in dict.fromkeys(seeds)]
     done = {} if redo else {i: r for i, t in enumerate(tasks) if (r := fresh(t, bench, store)) is not None}
-    notes = (*_unused(settings, tasks), *_unbound(settings, tasks))
+    notes = (*left_out, *_unused(settings, tasks), *_unbound(settings, tasks))
     return Plan(bench, tuple(tasks), store, done, notes, cached)
 
 
@@ -113,8 +113,8 @@ def limit_threads(threads: int) -> None:
     threadpool_limits(limits=threads)
 
 
-def _rows(settings: Settings) -> list[Task]:
-    """One task a method (or variant) and resolver, with everybody's parameters in place."""
+def _rows(settings: Settings) -> tuple[list[Task], list[str]]:
+    """One task a method (or variant) and resolver, with everybody's parameters in place; what is left out."""
     tokenizers, references, resolvers = registry.tokenizers(), registry.references(), registry.resolvers()
     methods = {**tokenizers, **references}
     _check_set(settings, {**methods, **resolvers, **PROTOCOLS})
@@ -138,6 +138,7 @@ def _rows(settings: Settings) -> list[Task]:
     decoder = Decoder.preset(settings.decoder, **settings.set.get("decoder", {}))
     decoder = _bound(decoder, "decoder", settings)
     rows = []
+    without: dict[str, list[str]] = {}
     for label in dict.fromkeys(labels):
         name = label.partition("@")[0]
         cls = references[name] if name in references else _tokenizer(name, methods)
@@ -149,10 +150,24 @@ def _rows(settings: Settings) -> list[Task]:
         }
         method = configure(cls, values)
         if isinstance(method, Tokenizer):
-            rows += [Task(label, method, 0, resolver, decoder, settings.decoder) for resolver in made]
+            able = [r for r in made if method.supports("costs") or not r.needs_costs]
+            rows += [Task(label, method, 0, resolver, decoder, settings.decoder) for resolver in able]
+            if len(able) < len(made):
+                without[label] = [r.name for r in made if r not in able]
         else:
             rows.append(Task(label, _bound(method, label, settings), 0))
-    return rows
+    asked_for_all = "all" in settings.methods or "all" in settings.resolvers
+    if without and not asked_for_all:
+        label, lost = next(iter(without.items()))
+        raise UsageError(
+            f"{label} gives no distances (costs): it cannot be used with {', '.join(lost)}; for it use "
+            f"--resolvers {','.join(n for n, cls in resolvers.items() if not cls.needs_costs)}"
+        )
+    notes = [
+        f"{label}: left out with {', '.join(lost)}, since it gives no distances (costs)"
+        for label, lost in without.items()
+    ]
+    return rows, notes
 
 
 def _bound(plugin: P, target: str, settings: Settings) -> P:
