@@ -134,6 +134,14 @@ def run(
         str | None,
         typer.Option(help="Folder of records, artifacts and the board. [dim]Default: results.[/dim]"),
     ] = None,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Loggers by name, commas between: tensorboard, mlflow. They write to logs/ in the results "
+            "folder. [dim]Default: none.[/dim]",
+        ),
+    ] = None,
     redo: Annotated[bool, typer.Option("--redo", help="Run again what is done and fresh.")] = False,
     dry_run: Annotated[
         bool,
@@ -160,6 +168,7 @@ def run(
         "device": device,
         "threads": threads,
         "results": results,
+        "log": log,
     }
     settings = read_settings(config, given, set_ or [])
     raise typer.Exit(
@@ -264,6 +273,34 @@ def inspect(
             as_json=as_json,
         )
     )
+
+
+@app.command()
+def analyze(
+    what: Annotated[str, typer.Argument(help="proxies.")],
+    results: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Folder of records. Repeatable; the page goes to the first. [dim]Default: results.[/dim]"
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="The data of all records that older ones lack. [dim]Default: what each names.[/dim]"
+        ),
+    ] = None,
+    fill: Annotated[
+        bool, typer.Option(help="Compute from artifacts what older records lack; they stay as they are.")
+    ] = True,
+    write: Annotated[bool, typer.Option(help="Write PROXIES.md with its plots.")] = True,
+    as_json: Json = False,
+) -> None:
+    """proxies: which number that needs no decoder goes with recall, over all records."""
+    from sidbench.commands.analyze import proxies as execute
+
+    roots = [Path(r) for r in results or ["results"]]
+    raise typer.Exit(execute(what, roots, dataset=dataset, fill=fill, write=write, as_json=as_json))
 
 
 @app.command()

@@ -1,0 +1,141 @@
+"""sidbench analyze proxies: which number that needs no decoder goes with recall, over all records."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from sidbench.commands.inspect import Loader, measure
+from sidbench.commands.results import open_store, readable
+from sidbench.errors import SidbenchError, StorageError, unknown
+from sidbench.metrics import METRICS
+from sidbench.record import RunRecord, Store, atomically
+from sidbench.report.drawing import drawn_here
+from sidbench.report.proxies import Group, analyze, numbers, verdict
+from sidbench.report.proxies_page import FOLDER, PAGE, interval, page, signed
+
+#: What can be analyzed.
+WHAT = ("proxies",)
+#: A record that has this number has all that a run of today records.
+NEWEST = "neighbour_agreement"
+
+
+def proxies(
+    what: str, roots: Sequence[Path], *, dataset: str | None, fill: bool, write: bool, as_json: bool
+) -> int:
+    """Correlate, print and write the page into the first folder."""
+    if what not in WHAT:
+        raise unknown("analysis", what, WHAT)
+    stores = [open_store(root) for root in roots]
+    records: dict[str, tuple[RunRecord, Store]] = {}
+    for store in stores:
+        records |= {r.id: (r, store) for r in readable(store) if r.id not in records}
+    reasons: dict[str, int] = {}
+    whole = _filled(records, Loader(dataset), reasons) if fill else [r for r, _ in records.values()]
+    groups = analyze(whole)
+    path = _write(stores[0], page(groups)) if write else None
+    if as_json:
+        text = {
+            "page": None if path is None else str(path),
+            "tables": [numbers(g) for g in groups],
+            "not_filled": reasons,
+        }
+        sys.stdout.write(json.dumps(text, indent=2) + "\n")
+        return 0
+    width = max(60, min(shutil.get_terminal_size((80, 24)).columns, 120))
+    console = Console(highlight=False, width=width)
+    for group in groups:
+        _print(console, group)
+    if not groups:
+        console.print("No records of tokenizers here: `sidbench run` makes some.")
+    for why, count in reasons.items():
+        console.print(f"{count} older records could not be completed: {why}", style="yellow", markup=False)
+    if path is not None:
+        console.print(Text(str(path), style="dim"), soft_wrap=True)
+    return 0
+
+
+def _filled(
+    records: dict[str, tuple[RunRecord, Store]], loader: Loader, reasons: dict[str, int]
+) -> list[RunRecord]:
+    """Records with what older ones lack, taken from their artifacts; nothing is written to them."""
+    out = []
+    for record, store in records.values():
+        if record.status != "ok" or record.key["kind"] != "tokenizer" or NEWEST in record.metrics:
+            out.append(record)
+            continue
+        sys.stderr.write(f"{record.label} {record.id}: what its record lacks, from its artifact\n")
+        try:
+            subject = loader.of_run(record, store)
+            near = None if subject.corpus is None else loader.neighbours(subject.corpus)
+            found = measure(subject, near=near)
+            said = next(iter(subject.notes), "") or _other(found.values, record)
+        except SidbenchError as e:
+            said = str(e)
+        if said:
+            reasons[said] = reasons.get(said, 0) + 1
+            out.append(record)
+        else:
+            out.append(replace(record, metrics={**found.values, **record.metrics}))
+    return out
+
+
+def _other(values: dict[str, float], record: RunRecord) -> str:
+    """Why an artifact does not speak for its run: its codes are not those that the tokenizer gave."""
+    same = all(
+        math.isclose(values[name], record.metrics[name], abs_tol=1e-9)
+        for name in ("utilization", "perplexity", "collision_items")
+        if name in record.metrics
+    )
+    return "" if same else "the artifact holds other codes than the tokenizer gave (its resolver moved some)"
+
+
+def _write(store: Store, files: dict[str, str]) -> Path:
+    try:
+        for name, text in files.items():
+            path = store.root / name
+            path.parent.mkdir(exist_ok=True)
+            atomically(path, partial(_put, text))
+        for path in (store.root / FOLDER).glob("*.svg"):
+            if f"{FOLDER}/{path.name}" not in files and drawn_here(path.read_text()):
+                path.unlink()
+    except OSError as e:
+        raise StorageError(
+            f"{store.root / PAGE} cannot be written ({e.strerror}); the records stand. "
+            "Free space or change permissions, or add --no-write"
+        ) from None
+    return store.root / PAGE
+
+
+def _put(text: str, file: Any) -> None:
+    file.write(text.encode())
+
+
+def _print(console: Console, group: Group) -> None:
+    console.print(f"[bold]{escape(group.title)}[/bold]")
+    for said in verdict(group):
+        console.print(escape(said), style="yellow")
+    if group.proxies:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+        table.add_column("Number", no_wrap=True)
+        for heading in ("rows", "ρ", "95% interval", "τ", "p", "Holm p"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for p in group.proxies:
+            cells = [str(len(p.rows)), signed(p.rho), interval(p.low, p.high), signed(p.tau)]
+            cells += [f"{p.p:.4f}", f"{p.corrected:.4f}"]
+            table.add_row(METRICS[p.name].label, *cells, style="bold green" if p.real else "")
+        console.print(table)
+    console.print()
