@@ -180,7 +180,9 @@ def run(
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(help="methods, datasets, resolvers, references, decoders, protocols or metrics."),
+        typer.Argument(
+            help="methods, datasets, resolvers, references, loggers, decoders, protocols or metrics."
+        ),
     ] = None,
     params: Annotated[
         str | None,

@@ -151,13 +151,18 @@ class _Stage:
         self.told, self.done, self.total = self.began, first, 1.0
         self.numbers: dict[str, float] = {}
         self.course: dict[str, list[float]] = {}
+        self.seen = progress.Rate()
 
     def take(self, done: float, total: float, numbers: dict[str, float]) -> None:
         for key in DRAWN:
             if key in numbers and numbers[key] != self.course.setdefault(key, [float("nan")])[-1]:
                 self.course[key].append(numbers[key])
+        if "sequences" in numbers:
+            self.seen.add(numbers["sequences"], now())
+        if total != self.total:  # it is known only now, and a training that goes on begins in the middle
+            self.first, self.began = done, now()
         # Last, since what draws does so from a thread of its own.
-        self.done, self.total, self.numbers, self.told = done, max(total, 1e-9), numbers, now()
+        self.told, self.done, self.total, self.numbers = now(), done, max(total, 1e-9), numbers
 
     @property
     def share(self) -> float:
@@ -173,23 +178,23 @@ class _Stage:
         return 0.0
 
     def left(self, at: float) -> float | None:
-        """Seconds that the stage still takes: as it says itself, else at the pace until now."""
-        if "left" in self.numbers:
-            return max(0.0, self.numbers["left"] - (at - self.told))
-        gained, spent = self.done - self.first, at - self.began
-        return None if gained <= 0 or spent < 1 else (self.total - self.done) * spent / gained
+        """Seconds that the stage still takes at the pace until now."""
+        gained, spent = self.done - self.first, self.told - self.began
+        if gained <= 0 or spent < 1:
+            return None
+        return max(0.0, (self.total - self.done) * spent / gained - (at - self.told))
 
     def line(self, width: int) -> Text:
         """The numbers, as many as there is room for; none is cut in two."""
         parts = []
         drawn = next((k for k in reversed(DRAWN) if k in self.numbers), None)
         for key, value in self.numbers.items():
-            if key.endswith("/s"):
-                parts.append(Text.assemble(f"{value:,.0f}", (f" {key}", "dim")))
-            elif key not in progress.WHERE:
+            if key not in progress.COUNTS:
                 parts.append(Text.assemble((f"{NAMES.get(key, key)} ", "dim"), _short(value)))
             if key == drawn:
                 parts[-1].append(f" {_drawn(self.course[drawn][1:])}", "green")
+        if rate := self.seen.a_second:
+            parts.append(Text.assemble(f"{rate:,.0f}", (" sequences/s", "dim")))
         out = Text(no_wrap=True, overflow="crop")
         for part in parts:
             if cell_len(out.plain) + 3 * bool(out.plain) + cell_len(part.plain) > width:

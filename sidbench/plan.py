@@ -14,6 +14,7 @@ from sidbench.dataset import cached_files
 from sidbench.decoder import Decoder
 from sidbench.errors import UsageError, unknown
 from sidbench.kit.device import resolve as resolve_device
+from sidbench.logger import Logger
 from sidbench.plugin import P, Plugin, configure, parameter_types, required
 from sidbench.protocol import PROTOCOLS, make_protocol
 from sidbench.record import RunRecord, Store
@@ -36,6 +37,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     #: What loading the data left in the cache.
     cached_mb: float = 0.0
+    #: Who is told while rows run.
+    loggers: tuple[Logger, ...] = ()
 
     @property
     def todo(self) -> list[Task]:
@@ -48,6 +51,7 @@ def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> P
     threads = settings.threads or provenance.available_cores()
     limit_threads(threads)
     rows, left_out = _rows(settings)
+    loggers = _loggers(settings)
     protocol = make_protocol(settings.protocol, settings.set.get(settings.protocol))
     # Its name and parameters, before anything is read.
     dataset = registry.make_dataset(settings.dataset, settings.set.get("dataset"))
@@ -76,7 +80,7 @@ def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> P
         tasks += [with_seed(row, seed, device) for seed in dict.fromkeys(seeds)]
     done = {} if redo else {i: r for i, t in enumerate(tasks) if (r := fresh(t, bench, store)) is not None}
     notes = (*left_out, *_unused(settings, tasks), *_unbound(settings, tasks))
-    return Plan(bench, tuple(tasks), store, done, notes, cached)
+    return Plan(bench, tuple(tasks), store, done, notes, cached, loggers)
 
 
 def run_plan(
@@ -117,7 +121,7 @@ def _rows(settings: Settings) -> tuple[list[Task], list[str]]:
     """One task a method (or variant) and resolver, with everybody's parameters in place; what is left out."""
     tokenizers, references, resolvers = registry.tokenizers(), registry.references(), registry.resolvers()
     methods = {**tokenizers, **references}
-    _check_set(settings, {**methods, **resolvers, **PROTOCOLS})
+    _check_set(settings, {**methods, **resolvers, **registry.loggers(), **PROTOCOLS})
     labels: list[str] = []
     for name in settings.methods:
         variants = [t for t in settings.set if "@" in t]
@@ -170,6 +174,17 @@ def _rows(settings: Settings) -> tuple[list[Task], list[str]]:
     return rows, notes
 
 
+def _loggers(settings: Settings) -> tuple[Logger, ...]:
+    """Those that a person named, each with its package there."""
+    made: list[Logger] = [
+        configure(registry.find("logger", name), settings.set.get(name, {}))
+        for name in dict.fromkeys(settings.log)
+    ]
+    for logger in made:
+        logger.check()
+    return tuple(made)
+
+
 def _bound(plugin: P, target: str, settings: Settings) -> P:
     """The decoder or a reference with the run's budget; what counts instead of training stays as it is."""
     budget = settings.budget
@@ -213,7 +228,13 @@ def _check_set(settings: Settings, plugins: dict[str, type[Plugin]]) -> None:
 
 def _unused(settings: Settings, tasks: list[Task]) -> tuple[str, ...]:
     """A note on each table under `set` that no row of this run reads."""
-    used = {"dataset", settings.protocol, *(t.label for t in tasks), *(t.method.name for t in tasks)}
+    used = {
+        "dataset",
+        settings.protocol,
+        *settings.log,
+        *(t.label for t in tasks),
+        *(t.method.name for t in tasks),
+    }
     used |= {t.resolver.name for t in tasks if t.resolver is not None}
     used |= {"decoder", "all"} if any(t.decoder is not None for t in tasks) else set()
     return tuple(

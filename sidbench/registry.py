@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 from sidbench.dataset import Corpus, Dataset
 from sidbench.errors import DataError, SidbenchError, UsageError, unknown
 from sidbench.folder import Folder, find_folder
+from sidbench.logger import Logger
 from sidbench.plugin import Plugin, configure, parameter_types
 from sidbench.reference import Reference
 from sidbench.resolver import Resolver
@@ -25,9 +26,15 @@ from sidbench.tokenizer import Tokenizer, read_about
 P = TypeVar("P", bound=Plugin)
 
 #: Packages whose modules are plugins; the first two are search paths over several folders.
-PACKAGES = ("sidbench.plugins", "sidbench.datasets", "sidbench.resolve", "sidbench.references")
+PACKAGES = (
+    "sidbench.plugins",
+    "sidbench.datasets",
+    "sidbench.resolve",
+    "sidbench.references",
+    "sidbench.loggers",
+)
 ENTRY_POINTS = "sidbench.plugins"
-KINDS: dict[str, type[Plugin]] = {c.kind: c for c in (Tokenizer, Dataset, Resolver, Reference)}
+KINDS: dict[str, type[Plugin]] = {c.kind: c for c in (Tokenizer, Dataset, Resolver, Reference, Logger)}
 
 
 @dataclass(frozen=True)
@@ -160,6 +167,10 @@ def resolvers() -> dict[str, type[Resolver]]:
 
 def references() -> dict[str, type[Reference]]:
     return cast(dict[str, type[Reference]], plugins("reference"))
+
+
+def loggers() -> dict[str, type[Logger]]:
+    return cast(dict[str, type[Logger]], plugins("logger"))
 
 
 def datasets() -> dict[str, type[Dataset]]:

@@ -56,6 +56,7 @@ class Settings(BaseModel):
     device: str = "auto"
     threads: Annotated[int, Field(ge=0)] = 0  # 0: all cores that this process may use
     results: str = "results"
+    log: Annotated[list[str], Lists] = []
     set: dict[str, dict[str, Any]] = {}
 
     @model_validator(mode="after")

@@ -17,13 +17,14 @@ ROOT = PACKAGE.parent
 #: From below to above; a module imports its own layer and those below it.
 LAYERS = (
     ("errors", "progress", "clock", "checkpoints", "sidbench"),
-    ("plugin", "sids", "sidfile", "provenance"),
+    ("plugin", "budget", "sids", "sidfile", "provenance"),
     ("dataset", "tokenizer", "kit"),
     ("folder", "protocol", "ranking", "resolver"),
     ("reference", "record", "metrics", "decoder", "resolve", "references", "plugins", "datasets"),
+    ("logger", "loggers"),
     ("registry", "testing"),
     ("bench", "report"),
-    ("settings", "plan", "estimate", "display"),
+    ("settings", "plan", "estimate", "display", "callbacks"),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -40,6 +41,7 @@ ABOVE_PLUGINS = {
     "plan",
     "estimate",
     "display",
+    "callbacks",
     "commands",
     "cli",
 }

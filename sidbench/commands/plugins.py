@@ -25,7 +25,13 @@ from sidbench.protocol import PROTOCOLS
 from sidbench.settings import parse_set
 
 TEMPLATES = {"tokenizer": "my-method"}
-KINDS = {"methods": "tokenizer", "datasets": "dataset", "resolvers": "resolver", "references": "reference"}
+KINDS = {
+    "methods": "tokenizer",
+    "datasets": "dataset",
+    "resolvers": "resolver",
+    "references": "reference",
+    "loggers": "logger",
+}
 
 
 def list_(kind: str | None, *, as_json: bool) -> int:

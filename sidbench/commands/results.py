@@ -28,6 +28,8 @@ from sidbench.report.drawing import drawn_here
 from sidbench.report.files import MARKDOWN, PAGE
 from sidbench.sids import SIDs
 
+#: What loggers that write files leave of a run, whose id is the last part.
+LOGS = f"logs/*/*/*/{'[0-9a-f]' * 12}"
 #: How many items of a group `show` prints before it counts the rest.
 SHOWN = 12
 
@@ -124,6 +126,7 @@ def _stale(store: Store) -> tuple[list[tuple[Path, str]], list[Path]]:
     found: list[tuple[Path, str]] = []
     unknown: list[Path] = []
     kept: set[Path] = set()
+    alive = {p.name for p in (store.root / "unfinished").glob("*")}  # what goes on, and what is whole
     present = _present_data(store)
     for path, record in store.all():
         if isinstance(record, DataError):
@@ -136,6 +139,7 @@ def _stale(store: Store) -> tuple[list[tuple[Path, str]], list[Path]]:
             found.append((path, "made on older data"))
         else:
             kept |= {path.with_suffix(".npz"), store.artifact(record.key)}
+            alive.add(record.id)
             unknown += [] if today else [path]
     found += [
         (p, "its record is gone or stale")
@@ -148,6 +152,11 @@ def _stale(store: Store) -> tuple[list[tuple[Path, str]], list[Path]]:
     found += [
         (p, "checkpoints of a run that did not finish: the same command would go on from here")
         for p in (store.root / "unfinished").glob("*")
+    ]
+    found += [
+        (p, "its record is gone or stale")
+        for p in store.root.glob(LOGS)
+        if p.is_dir() and p.name not in alive
     ]
     for pattern in ("records/*/*/.*", f".{MARKDOWN}-*", f".{PAGE}-*", f"{CHARTS}/.*"):
         found += [(p, "left over from a run that was killed") for p in store.root.glob(pattern)]
@@ -186,8 +195,8 @@ def _code_today(record: RunRecord) -> str:
 
 
 def _remove_empty(store: Store) -> None:
-    """Folders below records/, artifacts/ and unfinished/ that hold nothing any more."""
-    for kind in ("records", "artifacts", "unfinished"):
+    """Folders below records/, artifacts/, unfinished/ and logs/ that hold nothing any more."""
+    for kind in ("records", "artifacts", "unfinished", "logs"):
         for folder in sorted(store.root.glob(f"{kind}/**/"), reverse=True):  # the deepest first
             with suppress(OSError):  # it is not empty
                 folder.rmdir()

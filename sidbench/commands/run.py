@@ -16,6 +16,7 @@ from rich.text import Text
 
 from sidbench.bench import Task
 from sidbench.budget import Budget
+from sidbench.callbacks import Callbacks
 from sidbench.commands.results import readable, write_board
 from sidbench.decoder import Decoder
 from sidbench.decoder.together import joined
@@ -44,16 +45,26 @@ def _run(settings: Settings, redo: bool, dry_run: bool, as_json: bool, command: 
     _introduce(plan, settings, console)
     if dry_run:
         return _print_plan(plan, console, as_json)
-    with Display(console, plan.tasks, plan.done) as display:
+
+    def warn(said: str) -> None:
+        console.print(Text(f"note: {said}", style="yellow"), soft_wrap=True)
+
+    callbacks = Callbacks(plan.loggers, plan.bench, plan.store.root / "logs", warn)
+    with Display(console, plan.tasks, plan.done) as display, callbacks:
+
+        def started(i: int, task: Task) -> None:
+            display.started(i, task)
+            callbacks.started(task)
 
         def finished(i: int, task: Task, record: RunRecord, reused: bool) -> None:
             display.finished(i, task, record, reused)
             if not reused:  # a run that is stopped later leaves a board of what it did
+                callbacks.finished(record)
                 write_board(plan.store)
 
         # A plugin that prints must not print into a script's JSON.
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
-            records = run_plan(plan, display.started, finished, command)
+            records = run_plan(plan, started, finished, command)
     board = write_board(plan.store)
     if as_json:
         sys.stdout.write(json.dumps([asdict(r) for r in records], indent=2) + "\n")

@@ -141,7 +141,8 @@ class SASRec(Reference):
                 noise = self._noise(course.step, device)
                 share = course.share()
             done = (course.seconds, self.budget) if self.budget else (course.step, self.steps)
-            report("fit", *done, **course.numbers)
+            counts = {"step": course.step, "sequences": course.step * self.batch}
+            report("fit", *done, **{**course.numbers, **counts})
         weights.flat.copy_(course.best_weights)
         self.curve_, self.facts_ = (
             course.curve,
