@@ -126,9 +126,9 @@ def needed(n: int) -> float:
     """The least |rho| that a single number would need to be beyond chance at 5%, over n rows without ties."""
     orders = _orders(n, np.random.default_rng(0))
     rank = np.arange(n, dtype=np.float64)
-    found = np.sort(np.abs(_pearson(orders.astype(np.float64), rank[None])))[::-1]
-    at = math.floor(ALPHA * (len(found) + 1)) - 1
-    return float(found[at]) if at >= 0 else 1.0
+    found = np.abs(_pearson(orders.astype(np.float64), rank[None]))
+    values = np.unique(found.round(9))
+    return float(min(v for v in values if v == values[-1] or _beyond(found, v - 1e-9) < ALPHA))
 
 
 def holm(p: list[float]) -> list[float]:
