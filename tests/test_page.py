@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import vl_convert
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -144,7 +145,7 @@ class Reader(HTMLParser):
 
 
 def page(records: list[RunRecord], read: Callable[[RunRecord], Any] = vectors) -> str:
-    return Boards(records, read).files[PAGE]
+    return Boards(records, read).files()[PAGE]
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def made() -> Boards:
 
 @pytest.fixture(scope="module")
 def usual_page(made: Boards) -> str:
-    return made.files[PAGE]
+    return made.files()[PAGE]
 
 
 def test_a_page_is_well_formed_and_names_nothing_twice(usual_page: str) -> None:
@@ -190,20 +191,20 @@ def test_text_of_records_is_no_markup() -> None:
     records[-2].facts["notes"] = [EVIL]
     records[-2].env["command"] = f"sidbench {EVIL} `"
     made = Boards(records, vectors)
-    text = made.files[PAGE]
+    text = made.files()[PAGE]
     assert text.count("<script") == 1
     assert "<img" not in text
     read = Reader(text)
     assert EVIL in "".join(read.text)
     assert not [name for _, attrs in read.seen for name in attrs if name.startswith("on")]
-    for name, svg in made.files.items():
+    for name, svg in made.files().items():
         if name.endswith(".svg"):
             assert "<script" not in svg
             Reader(svg.partition("-->")[2])
 
 
 def test_every_cell_of_the_markdown_stands_on_the_page(made: Boards) -> None:
-    shown = "".join(Reader(made.files[PAGE]).text)
+    shown = "".join(Reader(made.files()[PAGE]).text)
     cells = re.findall(r"\d+\.\d+(?: ± \d+\.\d+)?%?", made.markdown.split("Cut-off")[0])
     assert len(cells) > 20
     for cell in cells:
@@ -234,8 +235,8 @@ def test_what_is_sorted_by_is_the_value_itself(made: Boards, usual_page: str) ->
 )
 def test_small_boards_render(records: list[RunRecord]) -> None:
     made = Boards(records, vectors)
-    Reader(made.files[PAGE])
-    assert made.check(made.files.get) == []
+    Reader(made.files()[PAGE])
+    assert made.check(made.files().get) == []
 
 
 def test_older_records_render() -> None:
@@ -261,9 +262,7 @@ def test_rows_that_never_ran_have_a_line_and_a_reason(usual_page: str) -> None:
 
 
 def test_a_row_opens_to_parameters_runs_machine_versions_and_command(usual_page: str) -> None:
-    (detail,) = re.findall(
-        r'<details class="one"><summary>tree<.*?</details>', usual_page, re.DOTALL
-    )
+    (detail,) = re.findall(r'<details class="one"><summary>tree<.*?</details>', usual_page, re.DOTALL)
     shown = "".join(Reader(detail).text)
     for said in (
         "codebook_size",
@@ -279,7 +278,7 @@ def test_a_row_opens_to_parameters_runs_machine_versions_and_command(usual_page:
 
 
 def test_files_do_not_depend_on_the_order_of_records(made: Boards) -> None:
-    assert Boards(usual()[::-1], vectors).files == made.files
+    assert Boards(usual()[::-1], vectors).files() == made.files()
 
 
 def test_all_charts_are_drawn_and_stand_in_markdown(made: Boards) -> None:
@@ -288,14 +287,14 @@ def test_all_charts_are_drawn_and_stand_in_markdown(made: Boards) -> None:
         "quality", "differences", "speed", "collisions", "bits", "popularity", "learning", "fitting",
         "levels", "usage",
     ]  # fmt: skip
-    charts = [name for name in made.files if name.startswith(CHARTS)]
+    charts = [name for name in made.files() if name.startswith(CHARTS)]
     assert sorted(re.findall(r'<img src="([^"]+)"', made.markdown)) == sorted(charts)
     for name in charts:
-        assert "prefers-color-scheme:dark" in made.files[name]
+        assert "prefers-color-scheme:dark" in made.files()[name]
 
 
 def test_a_change_of_any_file_is_found(made: Boards) -> None:
-    files = made.files
+    files = made.files()
     assert made.check(files.get) == []
     for name, text in files.items():
         number = re.search(r"(?<=[> \"(])\d+\.\d+(?=[<\" ,)])", text[len(text) // 2 :])
@@ -308,7 +307,7 @@ def test_a_change_of_any_file_is_found(made: Boards) -> None:
 
 
 def test_a_picture_of_other_numbers_is_found(made: Boards) -> None:
-    before = made.files
+    before = made.files()
     records = usual()
     records[0].metrics["recall@10"] += 0.01
     found = Boards(records, vectors).check(before.get)
@@ -317,10 +316,29 @@ def test_a_picture_of_other_numbers_is_found(made: Boards) -> None:
 
 
 def test_a_picture_changed_inside_the_page_is_found(made: Boards) -> None:
-    text = made.files[PAGE]
+    text = made.files()[PAGE]
     at = text.index("<path", text.index('data-of="'))
-    edited = {**made.files, PAGE: f"{text[:at]}<path/>{text[at:]}"}
+    edited = {**made.files(), PAGE: f"{text[:at]}<path/>{text[at:]}"}
     assert made.check(edited.get) == ["the chart 'Recall@10' of the page was changed after it was drawn"]
+
+
+def test_pictures_that_are_still_right_are_not_drawn_again(
+    made: Boards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = made.files()
+    drawn: list[str] = []
+    draw = vl_convert.vegalite_to_svg
+    monkeypatch.setattr(vl_convert, "vegalite_to_svg", lambda spec: drawn.append(spec) or draw(spec))
+    assert Boards(usual(), vectors).files(before.get) == before
+    assert not drawn
+    records = usual()
+    records[0].measured["encode_items_per_second"] += 1  # one picture tells it
+    torn = {
+        name: text.replace("<path", "<g/><path", 1) if "usage" in name else text
+        for name, text in before.items()
+    }
+    Boards(records, vectors).files(torn.get)
+    assert len(drawn) == 2
 
 
 def test_a_page_of_many_rows_stays_small() -> None:

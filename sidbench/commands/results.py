@@ -42,7 +42,7 @@ def readable(store: Store) -> list[RunRecord]:
 def write_board(store: Store, *, pictures: bool = True) -> Path:
     """The board from all records of a results folder; without pictures, for between rows, Markdown alone."""
     made = Boards(readable(store), store.vectors)
-    files = made.files if pictures else {MARKDOWN: made.markdown}
+    files = made.files(partial(read_board, store)) if pictures else {MARKDOWN: made.markdown}
     try:
         for name, text in files.items():
             path = store.root / name

@@ -30,9 +30,14 @@ class Boards:
     def markdown(self) -> str:
         return leaderboard(self.records, self.vectors, self.drawn)
 
-    @property
-    def files(self) -> dict[str, str]:
-        """Every file by its name in the results folder. What others point to comes first."""
+    def files(self, read: Callable[[str], str | None] = lambda _: None) -> dict[str, str]:
+        """Every file by its name in the results folder. What others point to comes first.
+
+        Of files that are there, as `read` finds them, pictures that are still right are taken.
+        """
+        for table, found in self.drawn:
+            for figure in found:
+                figure.take(read(file_name(table, figure)) or "")
         charts = {file_name(table, f): f.file for table, found in self.drawn for f in found}
         return {**charts, PAGE: page(self.drawn), MARKDOWN: self.markdown}
 
