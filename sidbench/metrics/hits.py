@@ -66,17 +66,19 @@ def _rate(
     low, high = (goal - slack)[:, None], (goal + slack)[:, None]
     nearer, upto = np.zeros(len(chosen)), np.zeros(len(chosen))
     for start in range(0, len(sizes), BLOCK):
+        # So many nearer ones, the last item perhaps among them, are a miss whatever comes.
+        on = np.flatnonzero(nearer <= nearest)
         block = rows(slice(start, start + BLOCK)) - middle
-        far = asked @ (-2 * block.T)
+        far = asked[on] @ (-2 * block.T)
         far += np.square(block).sum(axis=1)
         weight = sizes[start : start + BLOCK]
-        nearer += _count(far < low, weight)
-        upto += _count(far <= high, weight)
+        nearer[on] += _count(far < low[on], weight)
+        upto[on] += _count(far <= high[on], weight)
         # The last item itself is nobody's next.
-        here = np.flatnonzero((last >= start) & (last < start + len(block)))
-        own = far[here, last[here] - start]
-        nearer[here] -= own < low[here, 0]
-        upto[here] -= own <= high[here, 0]
+        here = np.flatnonzero((last[on] >= start) & (last[on] < start + len(block)))
+        own, at = far[here, last[on[here]] - start], on[here]
+        nearer[at] -= own < low[at, 0]
+        upto[at] -= own <= high[at, 0]
     equal = np.maximum(upto - nearer, 1)
     return float((np.clip(nearest - nearer, 0, equal) / equal).mean())
 
@@ -85,7 +87,7 @@ def _count(there: NDArray[np.bool_], weight: NDArray[np.int64]) -> NDArray[np.fl
     """Items at the places that are there, row by row."""
     if (weight == 1).all():
         return np.count_nonzero(there, axis=1).astype(np.float64)
-    return (there.astype(np.float32) @ weight.astype(np.float32)).astype(np.float64)
+    return np.asarray(there.astype(np.float32) @ weight.astype(np.float32), dtype=np.float64)
 
 
 _WHAT = (

@@ -30,14 +30,14 @@ def nearest_items(x: Embeddings, *, queries: int = QUERIES, nearest: int = NEARE
     n, k = len(x), min(nearest, len(x) - 1)
     rows = sample(n, queries)
     mean = centre(x).astype(np.float32)
-    asked = x[rows] - mean
+    # One product for both terms of a distance: the row's own square orders nothing.
+    asked = np.hstack([x[rows] - mean, np.ones((len(rows), 1), dtype=np.float32)])
     query = np.repeat(np.arange(len(rows)), k)
     item = np.full(len(query), -1, dtype=np.int64)
     distance = np.full(len(query), np.inf, dtype=np.float32)
     for start in range(0, n if k else 0, BLOCK):
         block = x[start : start + BLOCK] - mean
-        far = asked @ (-2 * block.T)
-        far += np.square(block).sum(axis=1)
+        far = asked @ np.vstack([-2 * block.T, np.square(block).sum(axis=1)])
         here = np.flatnonzero((rows >= start) & (rows < start + len(block)))
         far[here, rows[here] - start] = np.inf
         # Only what is nearer than the farthest one kept so far; of the first block, its own nearest.
