@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sidbench.errors import unknown
-from sidbench.metrics import churn, clock, codebook, collisions, coverage, intrinsic, parts, ranks
+from sidbench.metrics import churn, clock, codebook, collisions, coverage, intrinsic, parts, ranks, size
 from sidbench.metrics.churn import churn_metrics
 from sidbench.metrics.codebook import codebook_metrics, reconstruction_metrics, usage
 from sidbench.metrics.collisions import (
@@ -20,6 +20,7 @@ from sidbench.metrics.neighbours import Neighbours, nearest_items
 from sidbench.metrics.parts import cold_collisions, cold_metrics, decile_recall
 from sidbench.metrics.prefixes import Prefixes
 from sidbench.metrics.ranks import Places, places, ranking_metrics
+from sidbench.metrics.size import size_metrics
 from sidbench.metrics.trie import trie_metrics
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "ranking_metrics",
     "reconstruction_metrics",
     "resolution_metrics",
+    "size_metrics",
     "trie_metrics",
     "usage",
 ]
@@ -58,11 +60,13 @@ METRICS: dict[str, Metric] = {
         *ranks.METRICS,
         *coverage.METRICS,
         *parts.METRICS,
+        *size.METRICS[:3],
         *collisions.METRICS,
         *codebook.METRICS,
         *intrinsic.METRICS,
         *churn.METRICS,
         *clock.METRICS,
+        *size.METRICS[3:],
     )
 }
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Source = Literal["ranking", "sids", "data", "tokenizer", "clock"]
+Source = Literal["ranking", "sids", "data", "tokenizer", "decoder", "clock"]
 Direction = Literal["higher", "lower", "none"]
 
 #: What stands where there is no value: never "nan".

@@ -27,6 +27,7 @@ _SOURCES = {
     "sids": "SIDs",
     "tokenizer": "Tokenizer",
     "data": "Data",
+    "decoder": "Decoder",
     "clock": "Time and memory",
 }
 #: The picture of a chart, in a page.
