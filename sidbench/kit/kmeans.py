@@ -27,8 +27,9 @@ Delta = tuple[Index, Wide, Index]
 
 WIDE = 320  # rows this wide are first clustered by a sketch of half the columns or fewer
 ENOUGH = 1e-3  # the relative gain of an iteration at which that is done
-FINE = 5  # iterations over all columns after that
-ASIDE = 50  # what a look at the own centre costs, in centres: it is a copy of both
+FINE = 3  # iterations over all columns after that
+# What a look at the own centre costs, in centres: a copy of both, and steps that weigh on narrow rows.
+ASIDE, STEPS = 50, 2400
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +61,8 @@ def kmeans(
     A run ends early when no row changes cluster, or when an iteration lowers the inertia by no more than
     `tol` times its value. Rows far from the origin should be centred first.
 
-    Wide rows are seeded, and clustered in all but the last five iterations, by a sketch of 160 columns: at
-    768 a fifth of the arithmetic. These iterations end when one gains less than a thousandth; the last five
+    Wide rows are seeded, and clustered in all but the last three iterations, by a sketch of 160 columns: at
+    768 a fifth of the arithmetic. These iterations end when one gains less than a thousandth; the last three
     see every column and settle what the sketch left open.
     """
     coarse_iters = iters - FINE if x.shape[1] >= WIDE else 0
@@ -201,7 +202,7 @@ class CoreRows(Rows):
             x, lengths, labels = self.x[part], self.lengths[part], self.labels[part]
             upper, lower = self.upper[part], self.lower[part]
             before = labels.copy()
-            rows = search.in_doubt(labels, upper, lower)
+            rows = _or_all(search.in_doubt(labels, upper, lower), len(x))
             if len(self.movers):
                 left = [rows[:0]]
                 for at in range(0, len(rows), tile):
@@ -209,13 +210,13 @@ class CoreRows(Rows):
                     up, low = search.among_movers(x[some], lengths[some], labels[some])
                     upper[some], lower[some] = up, np.minimum(low, lower[some])
                     left.append(rows[at : at + tile][up >= lower[some]])
-                rows = np.concatenate(left)
-            if len(rows) > 0.8 * len(x):  # to gather them would cost more than to look at the others
-                rows = np.arange(len(x))
+                rows = _or_all(np.concatenate(left), len(x))
             held = torch.empty(tile, len(centers))
             for at in range(0, len(rows), tile):
                 some = _together(rows[at : at + tile])
-                labels[some], upper[some], lower[some] = search.among_all(x[some], lengths[some], held)
+                labels[some], upper[some], lower[some] = search.among_all(
+                    x[some], lengths[some], labels[some], held
+                )
             moved = np.flatnonzero(before != labels)
             spans[start] = moved + start, before[moved]
 
@@ -276,7 +277,7 @@ class CoreRows(Rows):
         costs = {0: asked}
         for count in {k // share for share in self.SHARES} - {0}:
             left = float((upper >= lower - self.moves[order[count]]).mean())
-            costs[count] = asked * (count + ASIDE) / k + min(left, asked)
+            costs[count] = asked * (count + ASIDE + STEPS / self.x.shape[1]) / k + min(left, asked)
         self.movers = order[: min(costs, key=lambda count: costs[count])]
 
     def farthest(self, centers: Floats) -> tuple[Index, Wide]:
@@ -332,14 +333,26 @@ class Search:
         mine = self.half[labels] - np.einsum("ij,ij->i", z, self.centers[labels])
         return _distance(mine, lengths), _distance(s.amin(dim=1).numpy(), lengths)
 
-    def among_all(self, z: Floats, lengths: Floats, held: torch.Tensor) -> tuple[Index, Floats, Floats]:
-        """The nearest centre, the distance to it, and that to the next."""
+    def among_all(
+        self, z: Floats, lengths: Floats, labels: Index, held: torch.Tensor
+    ) -> tuple[Index, Floats, Floats]:
+        """The nearest centre, the distance to it, and that to the next.
+
+        Most rows stay where they are, and of these only the least of the others is looked for.
+        """
         scores = torch.addmm(self.bias, tensor(z), self.products, alpha=-1, out=held[: len(z)])
-        s, at = scores.numpy(), np.arange(len(z))
-        label: Index = s.argmin(axis=1)
-        best = s[at, label]
-        s[at, label] = np.inf
-        return label, _distance(best, lengths), _distance(scores.amin(dim=1).numpy(), lengths)
+        s, label = scores.numpy(), np.maximum(labels, 0)
+        flat, own = s.reshape(-1), np.arange(0, s.size, s.shape[1]) + label
+        best = flat[own]
+        flat[own] = np.inf
+        second = scores.amin(dim=1).numpy()
+        leave = np.flatnonzero(second < best)
+        if len(leave):
+            some = s[leave]
+            label[leave] = some.argmin(axis=1)
+            some[np.arange(len(leave)), label[leave]] = best[leave]
+            best[leave], second[leave] = second[leave], torch.from_numpy(some).amin(dim=1).numpy()
+        return label, _distance(best, lengths), _distance(second, lengths)
 
 
 def _distance(score: Floats, lengths: Floats) -> Floats:
@@ -356,6 +369,11 @@ def _other(moves: Floats) -> Floats:
     other = np.full_like(moves, moves[order[0]])
     other[order[0]] = moves[order[1]] if len(moves) > 1 else 0
     return other
+
+
+def _or_all(rows: Index, n: int) -> Index:
+    """All n rows where these are most of them: to gather them would cost more than to look at the others."""
+    return np.arange(n) if len(rows) > 0.8 * n else rows
 
 
 def _together(rows: Index) -> slice | Index:
