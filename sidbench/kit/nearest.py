@@ -59,7 +59,7 @@ class Codewords:
 
     def tile(self) -> int:
         """Rows whose scores stay in a core's cache; narrow rows come in larger tiles."""
-        scores = int(np.clip((1 << 24) // self.centers.shape[1], 1 << 17, 1 << 19))
+        scores = int(np.clip((1 << 24) // self.centers.shape[1], 1 << 18, 1 << 19))
         return int(np.clip(scores // len(self), 256, 4096))
 
     def centred(self, r: Floats, out: Floats) -> Floats:

@@ -10,6 +10,7 @@ lengths are in no code, so codewords no longer add up to the row: `meanings` say
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from sidbench.errors import DataError, UsageError
 from sidbench.kit import beam as beams
 from sidbench.kit.device import tensor
 from sidbench.kit.nearest import Codewords, Floats, Index, Searcher, first_of_each
-from sidbench.kit.rows import PIECE, mean_row, to_one
+from sidbench.kit.rows import mean_row, to_one
 from sidbench.kit.workers import workers
 from sidbench.progress import report
 from sidbench.sids import Codes
@@ -28,6 +29,7 @@ from sidbench.sids import Codes
 FitLevel = Callable[[Floats, int, int], Floats]
 # the same, and the code of every row
 SolveLevel = Callable[[Floats, int, int], tuple[Floats, Index]]
+NEAR = 1 << 16  # numbers that stay in a core's cache
 SPAN, TASKS = 1 << 14, 16  # rows in one task of a worker; tasks in a call, if it has rows enough
 
 
@@ -94,12 +96,13 @@ def fit_jointly(x: Floats, sizes: Sequence[int], solve_level: SolveLevel) -> tup
     return books, codes
 
 
-def subtract(source: Floats, book: Floats, codes: Codes, out: Floats) -> None:
-    """`out = source - the codewords of these codes`, a piece at a time; `out` may be `source`."""
-    step = max(1, PIECE // book.shape[1])
+def subtract(source: Floats, book: Floats, codes: NDArray[Any], out: Floats) -> Floats:
+    """`out = source - the codewords of these codes`, in pieces that stay in cache; `out` may be `source`."""
+    step = max(1, NEAR // book.shape[1])
     for at in range(0, len(source), step):
         part = slice(at, at + step)
-        np.subtract(source[part], book[codes[part]], out=out[part])
+        np.subtract(source[part], book.take(codes[part], axis=0, mode="clip"), out=out[part])
+    return out
 
 
 def subtract_nearest(rows: Floats, book: Floats, out: Floats, *, device: str = "cpu") -> None:
@@ -110,12 +113,10 @@ def subtract_nearest(rows: Floats, book: Floats, out: Floats, *, device: str = "
 
     def work(start: int, stop: int) -> None:
         searcher = Searcher([words])
-        word = np.empty((searcher.tile, book.shape[1]), dtype=np.float32)
         for at in range(start, stop, searcher.tile):
             tile = slice(at, min(at + searcher.tile, stop))
             codes = searcher.nearest(0, rows[tile]) if known is None else known[tile]
-            np.take(words.centers, codes, axis=0, out=word[: len(codes)], mode="clip")
-            np.subtract(rows[tile], word[: len(codes)], out=out[tile])
+            subtract(rows[tile], words.centers, codes, out[tile])
 
     with workers() as run:
         run(work, len(rows), _span(len(rows), words.tile()))
@@ -148,7 +149,7 @@ class _Greedy:
         self.words, self.normalize = words, normalize
         self.searcher = Searcher(words)
         shape = (self.searcher.tile, words[0].centers.shape[1])
-        self.left, self.word = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
+        self.left = np.empty(shape, dtype=np.float32)
 
     def codes(self, r: Floats, out: Codes) -> None:
         """Put the codes of a tile of rows into `out`."""
@@ -159,9 +160,8 @@ class _Greedy:
             found = self.searcher.nearest(level, r)
             out[:, level] = found
             if level + 1 < len(self.words):
-                np.take(book.centers, found, axis=0, out=self.word[:m], mode="clip")
                 with np.errstate(over="ignore"):  # infinitely far from every codeword: the first one's
-                    r = np.subtract(r, self.word[:m], out=self.left[:m])
+                    r = subtract(r, book.centers, found, self.left[:m])
                 if self.normalize:
                     unit(r, r)
 
