@@ -51,7 +51,7 @@ def brute(x: Floats, books: list[Floats], normalize: bool = False) -> NDArray[np
 
 def test_the_joint_loop_leaves_over_what_its_codes_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any codes, not the nearest alone; rows far from the origin, of extreme sizes, in several pieces."""
-    monkeypatch.setattr(residual, "PIECE", 64)
+    monkeypatch.setattr(residual, "NEAR", 64)
     rng, sizes = np.random.default_rng(0), (3, 2, 5)
     seen: list[Floats] = []
 
@@ -77,8 +77,7 @@ def test_the_joint_loop_leaves_over_what_its_codes_leave(monkeypatch: pytest.Mon
 
 
 def test_the_joint_loop_holds_one_array_beside_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (residual, rows):
-        monkeypatch.setattr(module, "PIECE", 1 << 14)
+    monkeypatch.setattr(rows, "PIECE", 1 << 14)
     x = mixture(20_000, 64, 8)
     labels = np.arange(len(x)) % 8
     tracemalloc.start()
