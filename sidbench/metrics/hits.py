@@ -86,7 +86,7 @@ def _rate(
 def _count(there: NDArray[np.bool_], weight: NDArray[np.int64]) -> NDArray[np.float64]:
     """Items at the places that are there, row by row."""
     if (weight == 1).all():
-        return np.count_nonzero(there, axis=1).astype(np.float64)
+        return np.asarray(np.count_nonzero(there, axis=1), dtype=np.float64)
     return np.asarray(there.astype(np.float32) @ weight.astype(np.float32), dtype=np.float64)
 
 
