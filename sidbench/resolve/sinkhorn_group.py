@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -14,6 +13,7 @@ from sidbench.kit.nearest import Index
 from sidbench.kit.places import VALUES, Places, to_nearest
 from sidbench.resolver import Mover
 
+TILE = 1 << 17  # entries of plans at one time, near the processor
 SAME = 1e-6  # shares that differ by less, relatively, are one
 
 
@@ -77,18 +77,21 @@ class SinkhornGroup(Mover):
 
         With fewer members than codes most codes are one member's alone: shares of 1 up to rounding.
         """
-        plan = torch.from_numpy(costs).double()
-        low, high = plan.amin(dim=(1, 2), keepdim=True), plan.amax(dim=(1, 2), keepdim=True)
-        # Distances centred to -1 to 1; a row's own constant changes nothing, and none overflows without.
-        plan = plan / ((high - low) / 2 + 1e-5)
-        plan = torch.exp((plan.amin(dim=2, keepdim=True) - plan) / self.epsilon)
-        code = plan.new_ones(len(plan), plan.shape[2], 1)
-        for _ in range(self.iters):
-            row = 1 / (plan @ code)
-            code = 1 / (plan.mT @ row)
-        share = plan * code.mT
-        most = share >= (1 - SAME) * share.amax(dim=2, keepdim=True)
-        found: Index = np.where(most.numpy(), costs, np.inf).argmin(axis=2)
+        low, high = costs.min(axis=(1, 2), keepdims=True), costs.max(axis=(1, 2), keepdims=True)
+        found = np.empty(costs.shape[:2], dtype=np.int64)
+        step, share = max(1, TILE // costs[0].size), costs.shape[1] / costs.shape[2]
+        for at in range(0, len(costs), step):
+            part = slice(at, at + step)
+            # Distances centred to -1 to 1; a row's own constant changes nothing, and none overflows without.
+            plan = costs[part].astype(np.float64) / ((high - low)[part].astype(np.float64) / 2 + 1e-5)
+            plan = np.exp((plan.min(axis=2, keepdims=True) - plan) / self.epsilon)
+            code = np.ones((len(plan), plan.shape[2], 1))
+            for _ in range(self.iters):
+                row = 1 / (plan @ code)
+                code = share / (plan.transpose(0, 2, 1) @ row)
+            plan *= code.transpose(0, 2, 1)
+            most = plan >= (1 - SAME) * plan.max(axis=2, keepdims=True)
+            found[part] = np.where(most, costs[part], np.inf).argmin(axis=2)
         return found
 
 
