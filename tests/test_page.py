@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -291,6 +292,25 @@ def test_all_charts_are_drawn_and_stand_in_markdown(made: Boards) -> None:
     assert sorted(re.findall(r'<img src="([^"]+)"', made.markdown)) == sorted(charts)
     for name in charts:
         assert "prefers-color-scheme:dark" in made.files()[name]
+
+
+def test_rows_with_shorter_and_longer_sids_are_drawn_together() -> None:
+    short, long = record("tree", 0.5), record("tree", 0.6, decoder={**DECODER, "preset": "standard"})
+    longer = record("tree", 0.7)
+    longer.key["params"]["levels"] = 3
+    longer.facts["sizes"] = [16, 16, 16]
+    longer = dataclasses.replace(longer, id="0" * 12)
+    drawn = Boards([short, long, longer], vectors).drawn
+    found = {
+        (table.agreed["decoder"]["preset"], len(table.agreed["shape"])): [
+            f for f in figures if f.name == "lengths"
+        ]
+        for table, figures in drawn
+    }
+    assert found.pop(("standard", 2)) == []  # it was run at one length
+    for figures in found.values():
+        (row,), _ = figures[0].data
+        assert row["points"] == [[8.0, 0.5], [12.0, 0.7]]
 
 
 def test_a_change_of_any_file_is_found(made: Boards) -> None:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from sidbench.errors import DataError
-from sidbench.metrics import Metric, metric
+from sidbench.metrics import Metric, metric, size_metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +25,9 @@ Vectors = Callable[["RunRecord"], Mapping[str, "NDArray[Any]"]]
 
 #: The cut-off of the headline, where it was evaluated; otherwise the largest one.
 HEADLINE = 10
+
+#: Stands beside the SID-level headline of rows that it would have put in another order.
+FLIPPED = "⇅"
 
 #: Recall and NDCG are one number at cut-off 1.
 QUALITY = (
@@ -51,6 +54,7 @@ CUTOFF = (
     "inflation",
 )
 CODES = (
+    "sid_bits_added",
     "collision_items",
     "collision_items_resolved",
     "collision_distinct",
@@ -66,7 +70,14 @@ COST = (
     "fit_seconds",
     "encode_items_per_second",
     "peak_memory_mb",
+    "resolve_moved",
+    "resolve_added_cost",
     "resolve_seconds",
+    "decoder_parameters",
+    "decoder_tokens_per_item",
+    "decoder_tokens_per_target",
+    "decoder_sequences_seen",
+    "decoder_budget",
     "decoder_seconds",
     "decoder_sequences_per_second",
     "search_users_per_second",
@@ -107,6 +118,14 @@ class Row:
     runs: tuple[RunRecord, ...] = ()
 
 
+@dataclass(frozen=True)
+class Flip:
+    """Two rows that scoring SIDs instead of items would have put in the other order."""
+
+    above: str
+    below: str
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """Some columns of a table, over the rows that they say something about."""
@@ -129,6 +148,8 @@ class Table:
     rows: tuple[Row, ...]
     #: Every pair of rows by the headline, where the places of all users are at hand.
     differences: tuple[Difference, ...] = ()
+    #: Beyond noise where the places of all users are at hand, else by the means.
+    flips: tuple[Flip, ...] = ()
 
     @cached_property
     def cutoffs(self) -> list[int]:
@@ -196,7 +217,13 @@ class Table:
 
     def cell(self, row: Row, column: Metric) -> str:
         value = row.values.get(column.name)
-        return column.show(value.mean, value.sd) if value else column.show(None)
+        mark = f" {FLIPPED}" if self._flipped(row, column) else ""
+        return f"{column.show(value.mean, value.sd)}{mark}" if value else column.show(None)
+
+    def _flipped(self, row: Row, column: Metric) -> bool:
+        """Whether the SID-level headline of this row says another order than the headline."""
+        at_sids = column.name == f"sid_{self.headline}"
+        return at_sids and any(row.name in (f.above, f.below) for f in self.flips)
 
     def best(self, column: Metric) -> set[str]:
         """Names of the best methods, equal as printed; nobody where all are equal or nobody competes."""
@@ -228,7 +255,19 @@ class Table:
             above = [r for r in kinds["reference"] if mean[r] >= top]
             if above:
                 notes.append(f"No tokenizer here is above {', '.join(above)}, which needs no SIDs.")
-        return notes
+        return notes + self._flip_notes
+
+    @property
+    def _flip_notes(self) -> list[str]:
+        """Every flip by its row, as many as are read."""
+        said: dict[str, list[str]] = {}
+        for f in self.flips:
+            said.setdefault(f.below, []).append(f.above)
+        pairs = [f"{below} above {_listed(above)}" for below, above in said.items()]
+        if not pairs:
+            return []
+        noise = ", beyond noise" if self.differences else ""
+        return [f"{FLIPPED} Scoring SIDs instead of items would have put{noise} {'; '.join(pairs)}."]
 
     @property
     def letters(self) -> dict[str, str]:
@@ -236,6 +275,11 @@ class Table:
         from sidbench.report.differences import letters
 
         return letters(list(self.differences), [r.name for r in self.rows]) if self.differences else {}
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    rest = [f"{len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *rest])
 
 
 _KINDS: tuple[Literal["method", "floor", "reference"], ...] = ("method", "floor", "reference")
@@ -261,10 +305,23 @@ def tables(records: Iterable[RunRecord], vectors: Vectors | None = None) -> list
     return [_table(g, [r for r in records if agreements[r.id].items() <= g.items()], vectors) for g in groups]
 
 
+def siblings(table: Table, tables: Sequence[Table]) -> list[Table]:
+    """The tables that agree with one in all but the shape of the SIDs, that one among them."""
+    own = {part: v for part, v in table.agreed.items() if part != "shape"}
+    shaped = [t for t in tables if "shape" in t.agreed]
+    return [t for t in shaped if {p: v for p, v in t.agreed.items() if p != "shape"} == own]
+
+
+def numbers(record: RunRecord) -> dict[str, float]:
+    """Every finite number of a record: computed, measured, or told by its facts."""
+    trained = record.key["decoder"] or record.key
+    found = size_metrics(record.facts, trained["params"]) | record.measured | record.metrics
+    return {n: float(v) for n, v in found.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+
+
 def value(record: RunRecord, name: str) -> float | None:
-    """A finite number of a record, whether computed or measured."""
-    found = record.metrics.get(name, record.measured.get(name))
-    return float(found) if isinstance(found, (int, float)) and math.isfinite(found) else None
+    """A finite number of a record."""
+    return numbers(record).get(name)
 
 
 def settings(values: Any) -> Any:
@@ -313,16 +370,37 @@ def _table(group: dict[str, str], records: list[RunRecord], vectors: Vectors | N
 
     rows = sorted(table.rows, key=place)
     runs_of = dict(zip(names, by_row.values(), strict=True))
-    compared = _compared(table, [(r.name, runs_of[r.name]) for r in rows], vectors) if vectors else []
-    return Table(table.agreed, table.records, tuple(rows), tuple(compared))
+    flips = _flips(rows, headline)
+    compared: list[Difference] = []
+    if vectors:
+        compared, flips = _compared(table, [(r.name, runs_of[r.name]) for r in rows], vectors, flips)
+    return Table(table.agreed, table.records, tuple(rows), tuple(compared), tuple(flips))
 
 
-def _compared(table: Table, rows: list[tuple[str, list[RunRecord]]], vectors: Vectors) -> list[Difference]:
-    """Every pair of rows, the better one first, by the chance of a hit at each target."""
-    from sidbench.metrics.ranks import item_recall
-    from sidbench.report.differences import differences
+def _flips(rows: Sequence[Row], headline: str) -> list[Flip]:
+    """Pairs whose means stand in one order by items and in the other by SIDs; rounding makes no order."""
+    both = [r for r in rows if headline in r.values and f"sid_{headline}" in r.values]
+    found = []
+    for above, below in itertools.combinations(both, 2):
+        items = above.values[headline].mean - below.values[headline].mean
+        sids = above.values[f"sid_{headline}"].mean - below.values[f"sid_{headline}"].mean
+        if items > 1e-9 and sids < -1e-9:
+            found.append(Flip(above.name, below.name))
+    return found
+
+
+def _compared(
+    table: Table, rows: list[tuple[str, list[RunRecord]]], vectors: Vectors, flips: list[Flip]
+) -> tuple[list[Difference], list[Flip]]:
+    """Every pair of rows, the better one first, by the chance of a hit at each target; and what flips.
+
+    Of the flips of means, those that are beyond noise at both levels.
+    """
+    from sidbench.metrics.ranks import item_recall, sid_recall
+    from sidbench.report.differences import differences, pairs
 
     samples: dict[str, dict[int, Any]] = {}
+    by_sids: dict[str, dict[int, Any]] = {}
     users: dict[bytes, Any] = {}
     for name, runs in rows:
         for run in runs:
@@ -330,22 +408,30 @@ def _compared(table: Table, rows: list[tuple[str, list[RunRecord]]], vectors: Ve
                 try:
                     at = vectors(run)
                 except DataError:  # gone or torn: the run is redone next time, until then nothing is compared
-                    return []
+                    return [], flips
                 users[at["user"].tobytes()] = at["user"]
                 hit = item_recall(at["target_before"], at["target_size"], table._headline_cutoff)
                 samples.setdefault(name, {})[run.key["seed"]] = hit
+                if any(name in (f.above, f.below) for f in flips):
+                    own = sid_recall(at["target_sid_rank"], table._headline_cutoff)
+                    by_sids.setdefault(name, {})[run.key["seed"]] = own
     # Other users make other pairs: nothing could be said of them.
     if len(users) != 1 or len(samples) < 2:
-        return []
+        return [], flips
     (whose,) = users.values()
-    return differences(samples, users=whose)
+    found = differences(samples, users=whose)
+    real = {(d.a, d.b) for d in found if d.real}
+    clear = [(f.above, f.below) for f in flips if (f.above, f.below) in real]
+    turned = pairs(by_sids, clear, users=whose)
+    return found, [Flip(d.a, d.b) for d in turned if d.real]
 
 
 def _row(name: str, runs: list[RunRecord]) -> Row:
     runs = sorted(runs, key=lambda r: r.key["seed"])
     ran = [r for r in runs if r.status == "ok"]
     seeds = tuple(r.key["seed"] for r in ran)
-    names = sorted({n for r in ran for n in (*r.metrics, *r.measured)})
+    found = [numbers(r) for r in ran]
+    names = sorted({n for of_run in found for n in of_run})
     floor = any(r.facts.get("floor") for r in runs)
     return Row(
         name=name,
@@ -354,7 +440,7 @@ def _row(name: str, runs: list[RunRecord]) -> Row:
         seeds=seeds,
         failures=tuple(Failure(r.key["seed"], _reason(r)) for r in runs if r.status != "ok"),
         facts=_facts(ran),
-        values={n: v for n in names if (v := _mean([value(r, n) for r in ran]))},
+        values={n: v for n in names if (v := _mean([of_run.get(n) for of_run in found]))},
         levels={
             n: _levels([r.levels[n] for r in ran if n in r.levels])
             for n in sorted({n for r in ran for n in r.levels})

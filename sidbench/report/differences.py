@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,14 +48,29 @@ def differences(
     says whose a target is, where not every one is another user's. Two rows with the same seeds share the draw
     of seeds. The p-value is two-sided: twice the smaller share of draws on either side of zero.
     """
+    return pairs(samples, list(itertools.combinations(samples, 2)), draws, users)
+
+
+def pairs(
+    samples: Mapping[str, Mapping[int, Floats]],
+    which: Sequence[tuple[str, str]],
+    draws: int = DRAWS,
+    users: NDArray[np.integer[Any]] | None = None,
+) -> list[Difference]:
+    """Some pairs of rows, corrected for as many."""
     owner = None if users is None else np.unique(users, return_inverse=True)[1].reshape(-1)
-    found = [_pair(a, b, samples[a], samples[b], draws, owner) for a, b in itertools.combinations(samples, 2)]
-    order = sorted(range(len(found)), key=lambda i: found[i].p)
-    worst, corrected = 0.0, dict.fromkeys(order, 0.0)
-    for place, i in enumerate(order):
-        worst = max(worst, min(1.0, (len(found) - place) * found[i].p))
+    found = [_pair(a, b, samples[a], samples[b], draws, owner) for a, b in which]
+    corrected = holm([d.p for d in found])
+    return [replace(d, p=p) for d, p in zip(found, corrected, strict=True)]
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected for all of them together."""
+    worst, corrected = 0.0, [0.0] * len(p)
+    for place, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        worst = max(worst, min(1.0, (len(p) - place) * p[i]))
         corrected[i] = worst
-    return [Difference(d.a, d.b, d.mean, d.low, d.high, corrected[i]) for i, d in enumerate(found)]
+    return corrected
 
 
 def _pair(

@@ -24,7 +24,8 @@ class Boards:
     def __init__(self, records: Iterable[RunRecord], vectors: Vectors) -> None:
         self.records = list(records)
         self.vectors = vectors
-        self.drawn = [(table, figures(table, vectors)) for table in tables(self.records, vectors)]
+        found = tables(self.records, vectors)
+        self.drawn = [(table, figures(table, vectors, found)) for table in found]
 
     @property
     def markdown(self) -> str:

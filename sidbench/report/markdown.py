@@ -40,7 +40,8 @@ def leaderboard(
     if not records:
         return "# Leaderboard\n\nNo records yet: `sidbench run` makes some.\n"
     if drawn is None:
-        drawn = [(t, figures(t, vectors) if vectors else []) for t in tables(records, vectors)]
+        found = tables(records, vectors)
+        drawn = [(t, figures(t, vectors, found) if vectors else []) for t in found]
     groups = [table for table, _ in drawn]
     lines = ["# Leaderboard", "", _HOW, ""]
     shown: dict[str, Metric] = {}
@@ -113,7 +114,7 @@ def _failures(table: Table) -> list[str]:
 
 def _pictures(table: Table, charts: Sequence[Figure]) -> list[str]:
     """The charts in a row; what is read once and not at a glance behind a fold."""
-    glance = [c for c in charts if c.name in ("quality", "speed", "collisions", "bits")]
+    glance = [c for c in charts if c.name in ("quality", "speed", "collisions", "bits", "lengths")]
     rest = [c for c in charts if c not in glance]
 
     def shown(some: Sequence[Figure]) -> list[str]:

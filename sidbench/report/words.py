@@ -20,7 +20,7 @@ def facts(table: Table) -> list[tuple[str, str]]:
     if said := notes(table):
         facts.append(("Notes", "; ".join(said)))
     if "shape" in table.agreed:
-        facts.append(("SIDs", f"{shape(table)} codes, {bits(table):.4g} bits an item"))
+        facts.append(("SIDs", f"{shape(table)} codes, {bits(table):.4g} bits an item{added(table)}"))
     if "resolver" in table.agreed:
         facts += [("Resolver", resolver(table)), ("Decoder", decoder(table))]
     floor = next((r.values for r in table.rows if "floor_items" in r.values), None)
@@ -86,6 +86,16 @@ def bits(table: Table) -> float:
     return sum(math.log2(size) for size in table.agreed["shape"])
 
 
+def added(table: Table) -> str:
+    """What the resolver makes of that, where it lengthens SIDs."""
+    found = [r.values["sid_bits_added"].mean for r in table.rows if "sid_bits_added" in r.values]
+    if not any(found):
+        return ""
+    low, high = min(found), max(found)
+    span = f"{high:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
+    return f"; the resolver's level adds {span}"
+
+
 def resolver(table: Table) -> str:
     r = table.agreed.get("resolver")
     return _named(r["name"], r["params"]) if r else "none"
@@ -140,7 +150,8 @@ def title(table: Table) -> str:
     parts = [table.agreed["dataset"]["name"], table.agreed["protocol"]["name"]]
     if "resolver" in table.agreed:
         r, d = table.agreed["resolver"], table.agreed["decoder"]
-        parts += [shape(table), f"{r['name']} resolver" if r else "no resolver"]
+        size = f" ({bits(table):.4g} bits)" if "shape" in table.agreed else ""
+        parts += [f"{shape(table)}{size}", f"{r['name']} resolver" if r else "no resolver"]
         parts.append(f"{d['name']} {d['preset']}" if d else "no decoder")
     return ", ".join(parts)
 

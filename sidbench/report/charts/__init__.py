@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from sidbench.report.board import Table, Vectors
-from sidbench.report.charts.lines import fitting, learning, popularity, read_curves
+from collections.abc import Sequence
+
+from sidbench.report.board import Table, Vectors, siblings
+from sidbench.report.charts.lines import fitting, learning, lengths, popularity, read_curves
 from sidbench.report.charts.pareto import BITS, frontier, pareto
 from sidbench.report.charts.rows import differences, quality
 from sidbench.report.charts.scale import CHARTS, file_name, key
@@ -13,8 +15,11 @@ from sidbench.report.drawing import Figure
 __all__ = ["CHARTS", "Figure", "figures", "file_name", "frontier", "key"]
 
 
-def figures(table: Table, vectors: Vectors | None = None) -> list[Figure]:
-    """Every chart that the table's records can feed; older records feed fewer."""
+def figures(table: Table, vectors: Vectors | None = None, others: Sequence[Table] = ()) -> list[Figure]:
+    """Every chart that the table's records can feed; older records feed fewer.
+
+    Among `others`, all tables of a board, are those that have the same rows with shorter or longer SIDs.
+    """
     curves = read_curves(table, vectors) if vectors else {}
     drawn = [
         quality(table),
@@ -22,6 +27,7 @@ def figures(table: Table, vectors: Vectors | None = None) -> list[Figure]:
         pareto(table, "encode_items_per_second", "speed", "encoding speed"),
         pareto(table, "collision_items", "collisions", "collisions"),
         pareto(table, BITS.name, "bits", "bits in use"),
+        lengths(table, siblings(table, others)),
         popularity(table),
         learning(table, curves),
         fitting(table, curves),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidbench.errors import DataError
 from sidbench.metrics import metric
+from sidbench.report import words
 from sidbench.report.board import Table, Vectors
 from sidbench.report.charts.scale import (
     HEIGHT,
@@ -83,6 +84,36 @@ def learning(table: Table, curves: Curves) -> Figure | None:
     return _lines(table, "learning", (title, caption), lines, said_of, ("Step", f"Validation {label}"))
 
 
+def lengths(table: Table, family: Sequence[Table]) -> Figure | None:
+    """The rows of a table at every SID length that was run: what do more bits buy?"""
+    head = table.headline
+    bits = {id(t): words.bits(t) for t in family}
+    if head is None or len(set(bits.values())) < 2:
+        return None
+    column = metric(head)
+    lines = {}
+    for row in table.rows:
+        at = {
+            bits[id(t)]: other.values[head].mean
+            for t in family
+            for other in t.rows
+            if other.name == row.name and other.kind != "reference" and head in other.values
+        }
+        if at:
+            lines[row.name] = (sorted(at), [at[b] for b in sorted(at)])
+    title = f"{column.label} against bits per item"
+    caption = (
+        "The rows of this table with shorter and longer SIDs, all else as here. Bits per item: Σ log2 of the "
+        "codes of each level."
+    )
+    said_of = {
+        n: f"{n}: " + ", ".join(f"{column.show(y)} at {x:.4g} bits" for x, y in zip(xs, ys, strict=True))
+        for n, (xs, ys) in lines.items()
+    }
+    axes = ("Bits per item", column.label)
+    return _lines(table, "lengths", (title, caption), lines, said_of, axes, ticks=sorted(set(bits.values())))
+
+
 def popularity(table: Table) -> Figure | None:
     """How recall falls from targets that everybody meets to those that nobody knows."""
     name = table.by_popularity
@@ -94,7 +125,7 @@ def popularity(table: Table) -> Figure | None:
         for r in table.rows
         if name in r.levels
     }
-    title = f"{column.label}"
+    title = "Recall by popularity of the target"
     caption = (
         "Ten parts with equally many test targets, from those that training met most often to those that it "
         "met least, mean over seeds."
@@ -110,17 +141,19 @@ def popularity(table: Table) -> Figure | None:
 def _lines(
     table: Table,
     short: str,
-    words: tuple[str, str],
+    heading: tuple[str, str],
     lines: Mapping[str, tuple[list[float], list[float]]],
     said: Mapping[str, str],
     axes: tuple[str, str],
+    *,
+    ticks: Sequence[float] = (),
 ) -> Figure | None:
-    """One line a row, named at its end."""
-    shown = [(r, lines[r.name]) for r in table.rows if r.name in lines]
-    if not shown:
-        return None
+    """One line a row, named at its end; with a point at every tick, where ticks are given."""
     data: list[dict[str, Any]] = []
-    for i, (r, (xs, ys)) in enumerate(shown):
+    for i, r in enumerate(table.rows):  # a row has one colour in all charts of a table
+        if r.name not in lines:
+            continue
+        xs, ys = lines[r.name]
         data.append(
             {
                 "row": told(key(table, r), said[r.name]),
@@ -130,6 +163,8 @@ def _lines(
                 "points": [[xs[j], ys[j]] for j in thinned(xs)],
             }
         )
+    if not data:
+        return None
     ends = [d["points"][-1][1] for d in data]
     every = [y for d in data for _, y in d["points"]]
     low, high = domain(every, log=False)
@@ -144,13 +179,15 @@ def _lines(
         y = alt.Y(
             "y:Q", title=axes[1], scale=alt.Scale(domain=[low, high], nice=False), axis=alt.Axis(tickCount=5)
         )
-        x = alt.X("x:Q", title=axes[0], scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=5, grid=False))
+        few: Any = {"values": list(ticks)} if ticks else {"tickCount": 5}
+        x = alt.X("x:Q", title=axes[0], scale=alt.Scale(nice=False), axis=alt.Axis(grid=False, **few))
         drawn: list[Any] = []
         for d, label in zip(data, labels, strict=True):
             say = {"description": alt.Description("row:N")}
+            dot: Any = {"filled": True, "size": 40, "color": d["colour"]} if ticks else False
             line = chart([{"row": d["row"], "x": a, "y": b} for a, b in d["points"]])
             drawn.append(
-                line.mark_line(color=d["colour"], strokeDash=d["dash"], strokeWidth=1.6).encode(
+                line.mark_line(color=d["colour"], strokeDash=d["dash"], strokeWidth=1.6, point=dot).encode(
                     x=x, y=y, **say
                 )
             )
@@ -161,7 +198,7 @@ def _lines(
             )
         return alt.layer(*drawn).properties(width=across, height=height)
 
-    return Figure(short, *words, [data, axes], build)
+    return Figure(short, *heading, [data, axes], build)
 
 
 def fitting(table: Table, curves: Curves) -> Figure | None:

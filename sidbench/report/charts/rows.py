@@ -59,7 +59,9 @@ def quality(table: Table) -> Figure | None:
 
         base = chart(data)
         y = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(ticks=False, domain=False, grid=True))
-        x = alt.X("mean:Q", title=column.label, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
+        x = alt.X(
+            "mean:Q", title=column.label, scale=alt.Scale(zero=False, padding=8), axis=alt.Axis(tickCount=5)
+        )
         colour = alt.Color("colour:N", scale=None)
         say = alt.Description("row:N")
         seeds = chart([d | {"seed": s} for d in data for s in d["seeds"]] if repeated else [])
@@ -129,7 +131,7 @@ def differences(table: Table) -> Figure | None:
             ),
             base.mark_point(filled=True, size=52, opacity=1).encode(
                 y=y,
-                x=alt.X("mean:Q", axis=alt.Axis(tickCount=5)),
+                x=alt.X("mean:Q", axis=alt.Axis(tickCount=5), scale=alt.Scale(padding=8)),
                 color=colour,
                 description=alt.Description("row:N"),
             ),
