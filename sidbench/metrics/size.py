@@ -20,7 +20,8 @@ def size_metrics(facts: Mapping[str, Any], params: Mapping[str, Any]) -> dict[st
         out |= {"sid_length": float(len(own)), "sid_bits": _bits(own)}
         if final:
             out["sid_bits_added"] = _bits(final) - _bits(own)
-    trained = facts.get("decoder", facts)
+    # A tokenizer's own facts are not its decoder's.
+    trained = facts.get("decoder", {} if own else facts)
     for name in ("parameters", "tokens_per_item", "tokens_per_target", "sequences_seen"):
         if isinstance(found := trained.get(name), (int, float)):
             out[f"decoder_{name}"] = float(found)
