@@ -346,9 +346,14 @@ def test_pictures_that_are_still_right_are_not_drawn_again(
     made: Boards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = made.files()
-    drawn: list[str] = []
+    drawn: list[Any] = []
     draw = vl_convert.vegalite_to_svg
-    monkeypatch.setattr(vl_convert, "vegalite_to_svg", lambda spec: drawn.append(spec) or draw(spec))
+
+    def watched(spec: Any) -> str:
+        drawn.append(spec)
+        return str(draw(spec))
+
+    monkeypatch.setattr(vl_convert, "vegalite_to_svg", watched)
     assert Boards(usual(), vectors).files(before.get) == before
     assert not drawn
     records = usual()
