@@ -63,7 +63,7 @@ def test_a_run_says_what_its_record_says(results: Path, sidbench_cli: Cli) -> No
         if name in record.metrics:
             assert value == pytest.approx(record.metrics[name], abs=1e-9), name
         else:
-            assert name == "next_item_hit_embedding"
+            assert name == "next_item_hit_embedding", name
     for name, values in by_name["levels"].items():
         assert values == pytest.approx(record.levels[name], abs=1e-9), name
     assert set(by_name["missing"]) == set(SECTIONS["Churn"])
