@@ -15,8 +15,8 @@ from sidbench.decoder.trie import Trie
 #: Tokens of one piece of a training batch: on a processor what stays in its cache is far cheaper.
 PIECE_TOKENS = {"cpu": 5_120, "cuda": 1 << 18}
 #: Tokens of padding that cost as much as one piece more. Of a processor, width 64, as measured on two data
-#: sets of reviews (200 to 1,000 did alike); of a GPU an estimate.
-SPARE_TOKENS = {"cpu": 400, "cuda": 4_096}
+#: sets of reviews (400 cost histories of 10 items 5%); of a GPU an estimate.
+SPARE_TOKENS = {"cpu": 800, "cuda": 4_096}
 
 
 class Learner:
