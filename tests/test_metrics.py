@@ -195,3 +195,55 @@ def test_the_declarations_are_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_collisions_of_prefixes_equal_the_plain_count(seed: int) -> None:
+    codes = some_codes(seed)
+    got = metrics.prefix_collisions(codes)
+    for depth in (1, 2, 3):
+        whole = metrics.collision_metrics(codes[:, :depth], np.zeros(0, np.int64))
+        for name, levels in got.items():
+            assert levels[depth - 1] == pytest.approx(whole[name])
+    assert set(metrics.prefix_collisions(codes, resolved=True)) == {f"{name}_resolved" for name in got}
+
+
+def test_excess_is_what_the_floor_does_not_explain() -> None:
+    x = np.array([[0.0], [0.0], [1.0], [2.0]], dtype=np.float32)
+    floor = metrics.floor_metrics(x, np.array(["a", "a", "a", ""]))
+    assert floor == {
+        "floor_items": 0.5,
+        "floor_distinct": 0.25,
+        "floor_text_items": 0.75,
+        "floor_text_distinct": 0.5,
+    }
+    codes = np.zeros((4, 1), dtype=np.int32)
+    got = metrics.collision_metrics(codes, np.zeros(0, np.int64), floor=floor)
+    assert (got["collision_items_excess"], got["collision_distinct_excess"]) == (0.5, 0.5)
+    apart = metrics.collision_metrics(
+        np.arange(4, dtype=np.int32)[:, None], np.zeros(0, np.int64), floor=floor, resolved=True
+    )
+    assert apart["collision_items_excess_resolved"] == -0.5
+
+
+def test_no_text_is_no_duplicate() -> None:
+    x = np.arange(4, dtype=np.float32)[:, None]
+    floor = metrics.floor_metrics(x, np.array(["", "", "a", "b"]))
+    assert (floor["floor_text_items"], floor["floor_text_distinct"]) == (0, 0)
+    assert set(floor) <= set(METRICS)
+
+
+def test_what_a_resolver_moved_and_what_that_cost() -> None:
+    x = np.array([[1.0, 2.0, 4.0], [1.0, 3.0, 9.0], [5.0, 2.0, 0.5]], dtype=np.float32)
+    before = np.array([[0, 0], [0, 0], [0, 2]], dtype=np.int32)
+    after = np.array([[0, 0, 7], [0, 1, 7], [0, 2, 7]], dtype=np.int32)  # one moved; a level was added to all
+
+    def costs(rows: Codes, prefix: Codes) -> Codes:
+        return rows
+
+    got = metrics.resolution_metrics(before, after, x, costs)  # type: ignore[arg-type]
+    assert got == {"resolve_moved": pytest.approx(1 / 3), "resolve_added_cost": pytest.approx(2 / 2.5)}
+    assert metrics.resolution_metrics(before, after, x, None) == {"resolve_moved": pytest.approx(1 / 3)}
+    assert metrics.resolution_metrics(before, before, x, costs)["resolve_added_cost"] == 0  # type: ignore[arg-type]
+    assert set(got) <= set(METRICS)

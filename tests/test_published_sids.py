@@ -27,8 +27,8 @@ def data(path: str) -> Path:
 
 
 def index(path: str) -> tuple[list[str], Codes]:
-    ids, codes = sidfile.read(data(path), "path")
-    codes, _ = sidfile.counted_from_zero(codes, 0, path)
+    ids, raw = sidfile.read(data(path), "path")
+    codes, _ = sidfile.counted_from_zero(raw, 0, path)
     return ids if ids is not None else [str(i) for i in range(len(codes))], codes
 
 
@@ -38,7 +38,7 @@ def last_items(bundle: str) -> NDArray[np.int64]:
 
     column = pq.read_table(data(f"{bundle}/sequences.parquet"))["items"].combine_chunks()
     ends = np.asarray(column.offsets)[1:] - 1
-    return column.values.to_numpy()[ends].astype(np.int64)
+    return np.asarray(column.values.to_numpy()[ends], dtype=np.int64)
 
 
 def figures(codes: Codes, targets: NDArray[np.int64] = NOBODY) -> dict[str, float]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from itertools import permutations, product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from conftest import Said
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -33,6 +32,9 @@ from sidbench.sids import Codes, SIDs, distinct_rows
 from sidbench.testing import Check, catalogue
 from sidbench.testing.resolver import Coarse, Costless, resolver_checks
 from sidbench.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tests.conftest import Said
 
 Rows = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=40)
 

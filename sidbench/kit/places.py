@@ -94,7 +94,9 @@ class Places:
         goes = groups.ranks(group, least, self.tie[which - self.frozen]) + frozen >= cap
         return which[goes], least[goes]
 
-    def winners(self, place: NDArray[np.generic], loss: Floats, which: Index, room: int | Index = 1) -> Index:
+    def winners(
+        self, place: NDArray[np.generic], loss: NDArray[np.generic], which: Index, room: int | Index = 1
+    ) -> Index:
         """Of items that ask for places, those that get them: the least loss first, as many as have room."""
         _, group = np.unique(place, return_inverse=True)
         rank = groups.ranks(group, loss, self.tie[which - self.frozen])
@@ -187,7 +189,7 @@ def to_nearest(places: Places, cap: int) -> None:
     shelves = Shelves(places, movers, own)
     for which, shelf in shelves.pieces():
         room = cap - shelves.counts(which)
-        waits = np.flatnonzero((room > 0).any(axis=1)[shelf])  # nobody else need be measured
+        waits = np.flatnonzero(np.max(room, axis=1)[shelf] > 0)  # nobody else need be measured
         which, shelf = which[waits], shelf[waits]
         costs = places.costs(which, places.codes[which, :-1])
         while len(which):
