@@ -25,6 +25,7 @@ from sidbench.estimate import Estimate, Estimator
 from sidbench.plan import Plan, make_plan, run_plan
 from sidbench.record import RunRecord
 from sidbench.report import tables
+from sidbench.report.files import PAGE
 from sidbench.settings import Settings
 
 
@@ -60,19 +61,20 @@ def _run(settings: Settings, redo: bool, dry_run: bool, as_json: bool, command: 
             display.finished(i, task, record, reused)
             if not reused:  # a run that is stopped later leaves a board of what it did
                 callbacks.finished(record)
-                write_board(plan.store)
+                write_board(plan.store, pictures=False)
 
         # A plugin that prints must not print into a script's JSON.
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             records = run_plan(plan, started, finished, command)
-    board = write_board(plan.store)
+    with console.status("drawing the board…"):
+        board = write_board(plan.store)
     if as_json:
         sys.stdout.write(json.dumps([asdict(r) for r in records], indent=2) + "\n")
     else:
         console.print()
         for table in tables(records, width=console.width, vectors=plan.store.vectors):
             console.print(table)
-        where = f"Board: {board}   Records: {plan.store.root / 'records'}"
+        where = f"Board: {board}   Page: {board.with_name(PAGE)}   Records: {plan.store.root / 'records'}"
         console.print(Text(where, style="dim"), soft_wrap=True)
     failed = [r for r in records if r.status != "ok"]
     if failed:
