@@ -87,14 +87,11 @@ class Callbacks:
             self.stage, self.told, self.seen = stage, {}, progress.Rate()
         step, moment = int(numbers.get("step", done)), now()
         fresh: dict[int, dict[str, float]] = {}
-        found = {key: value for key, value in numbers.items() if key not in progress.COUNTS}
         if "sequences" in numbers:
             self.seen.add(numbers["sequences"], moment)
-            if (rate := self.seen.a_second) is not None:
-                found["sequences/s"] = rate
-        for key, value in found.items():
+        for key, value in numbers.items():
             last, at = self.told.get(key, (None, -math.inf))
-            if value == last:
+            if key in progress.COUNTS or value == last:
                 continue
             # A validation is repeated at every step that follows it: the first of them is its own.
             before = self.held.pop(key, None)
@@ -104,6 +101,8 @@ class Callbacks:
             else:
                 self.told[key] = value, moment
                 fresh.setdefault(own, {})[key] = float(value)
+        if fresh and (rate := self.seen.a_second) is not None:  # beside what is told anyway
+            fresh.setdefault(step, {})["sequences/s"] = rate
         for own, values in fresh.items():
             self._tell("numbers", self.row, stage, own, values)
 

@@ -107,7 +107,7 @@ class Display:
         name = Text.assemble(row_name(self.tasks[row]), (f" {stage.name}", "dim"))
         whole = Text(f"row {self.todo.index(row) + 1} of {len(self.todo)}")
         lines = [
-            (name, stage.share, _clock(moment - self.row_began, stage.left(moment))),
+            (name, stage.share, _clock(moment - self.row_began, self.stage_left(row, moment))),
             (whole, self.share(row), _clock(moment - self.began, self.left(row, moment))),
         ]
         # The same columns from the first row to the last: nothing jumps.
@@ -136,11 +136,18 @@ class Display:
         if not budget and not any(after):
             share = self.share(row)
             return None if share < 0.02 else (at - self.began) * (1 - share) / share
-        trains = self.stage.name in ("fit" if task.decoder is None else "train", "search")
-        own = budget if budget and not trains else self.stage.left(at) or 0.0
+        trains = self.stage.name in (_training(task), "search")
+        own = budget if budget and not trains else self.stage_left(row, at) or 0.0
         # What rows take beside their budget (fits, most of all) is as it was until now.
         beside = sum(took - b for b, took in self.took) / len(self.took) if self.took else 0.0
         return own + sum(b + beside for b in after if b)
+
+    def stage_left(self, row: int, at: float) -> float | None:
+        """Seconds until the stage is done: a budget's are known, others go by the pace until now."""
+        stage, task = self.stage, self.tasks[row]
+        if stage.name == _training(task) and stage.total == _budget(task):
+            return max(0.0, stage.total - stage.done - (at - stage.told))
+        return stage.left(at)
 
 
 class _Stage:
@@ -188,7 +195,8 @@ class _Stage:
         """The numbers, as many as there is room for; none is cut in two."""
         parts = []
         drawn = next((k for k in reversed(DRAWN) if k in self.numbers), None)
-        for key, value in self.numbers.items():
+        # Losses first, whichever was reported first.
+        for key, value in sorted(self.numbers.items(), key=lambda entry: entry[0] in DRAWN):
             if key not in progress.COUNTS:
                 parts.append(Text.assemble((f"{NAMES.get(key, key)} ", "dim"), _short(value)))
             if key == drawn:
@@ -215,6 +223,11 @@ def row_name(task: Task) -> str:
 
 def _budget(task: Task) -> float:
     return seconds_of(task.decoder, task.method)
+
+
+def _training(task: Task) -> str:
+    """The stage in which what has the budget is trained."""
+    return "fit" if task.decoder is None else "train"
 
 
 def _weight(task: Task) -> float:

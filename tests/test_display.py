@@ -17,7 +17,7 @@ from sidbench.record import RunRecord
 from sidbench.settings import read_settings
 
 OK = RunRecord("id", "ok", {}, "", metrics={"recall@10": 0.0712})
-NUMBERS = {"step": 70.0, "loss": 3.2145, "ndcg@10": 0.0412, "recall@10": 0.0731}
+NUMBERS = {"ndcg@10": 0.0412, "recall@10": 0.0731, "step": 70.0, "loss": 3.2145}
 
 
 class Clock:

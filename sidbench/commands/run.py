@@ -89,6 +89,7 @@ def _run(settings: Settings, redo: bool, dry_run: bool, as_json: bool, command: 
 
 def _introduce(plan: Plan, settings: Settings, console: Console) -> None:
     corpus, bench = plan.bench.corpus, plan.bench
+    whole = not console.is_terminal  # a terminal breaks words; a log has one line for one thing
     targets, users = len(bench.split.test), len(np.unique(bench.split.test.users))
     asked = f"{targets:,} test users" if users == targets else f"{targets:,} test targets of {users:,} users"
     console.print(
@@ -96,7 +97,7 @@ def _introduce(plan: Plan, settings: Settings, console: Console) -> None:
         f"dimensions, {len(corpus.sequences):,} users, {len(corpus.sequences.items):,} interactions; "
         f"{bench.split.protocol}, {asked}, seen items "
         f"{'kept' if bench.seen == 'keep' else 'left out'}; {bench.device}, {bench.threads} threads",
-        soft_wrap=True,
+        soft_wrap=whole,
     )
     decoder = next((t.decoder for t in plan.tasks if t.decoder is not None), None)
     if decoder is not None:
@@ -104,17 +105,17 @@ def _introduce(plan: Plan, settings: Settings, console: Console) -> None:
         bound = () if settings.budget is None else ("budget", "steps", "patience")
         hidden = ("seed", "device", *bound, *(() if decoder.budget else ("budget",)))
         said = ", ".join(f"{k} {v}" for k, v in decoder.params().items() if k not in hidden)
-        console.print(f"decoder {settings.decoder}: {said}", style="dim", soft_wrap=True)
+        console.print(f"decoder {settings.decoder}: {said}", style="dim", soft_wrap=whole)
     if settings.budget is not None:
-        console.print(_said(settings.budget, decoder), soft_wrap=True)
+        console.print(_said(settings.budget, decoder), soft_wrap=whole)
     for note in (*corpus.notes, *bench.split.notes, *plan.notes):
-        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
+        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=whole)
 
 
 def _said(budget: Budget, decoder: Decoder | None) -> str:
     """A budget in words."""
     if budget.seconds:
-        return f"budget {budget} a row: training and the search of all users; a tokenizer's fit is apart"
+        return f"budget {budget} a row: training and search; a tokenizer's fit is apart"
     steps = "" if decoder is None else f" ({decoder.steps:,} steps of {decoder.batch})"
     return f"budget {budget.sequences:,} sequences a row{steps}: no training stops sooner"
 
