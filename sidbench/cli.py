@@ -313,7 +313,7 @@ def leaderboard(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write LEADERBOARD.md, its charts and leaderboard.html (one page, opens offline) anew from the records."""
+    """Write LEADERBOARD.md, its charts and leaderboard.html, a page that opens offline, from the records."""
     from sidbench.commands.results import leaderboard as execute
 
     raise typer.Exit(execute(Path(results), check=check, as_json=as_json))
