@@ -251,6 +251,14 @@ def inspect(
             help="Codes a level of a file, such as 256,256,256. [dim]Default: the largest met.[/dim]"
         ),
     ] = None,
+    attribute: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE:COLUMN",
+            help="What prefixes should recover, such as items.parquet:brand. "
+            "[dim]Default: the dataset's categories.[/dim]",
+        ),
+    ] = None,
     churn: Annotated[
         bool, typer.Option("--churn", help="Fit twice more: another seed, and a tenth fewer items.")
     ] = False,
@@ -269,6 +277,7 @@ def inspect(
             dataset=dataset,
             protocol=protocol,
             sizes=sizes,
+            attribute=attribute,
             churn=churn,
             legends=legends,
             device=device,

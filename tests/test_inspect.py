@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.cells import cell_len
 
@@ -128,6 +130,24 @@ def test_only_training_interactions_are_looked_at(
 
     monkeypatch.setattr(registry, "load_dataset", other)
     assert asked(sidbench_cli, tmp_path / "sids.npy", "--dataset", "synthetic:tiny") == before
+
+
+def test_an_attribute_takes_the_place_of_categories(sidbench_cli: Cli, tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).integers(0, 6, (400, 2))
+    np.save(tmp_path / "sids.npy", codes)
+    brand: list[str | None] = [f"brand {c}" for c in codes[:, 0]]
+    brand[7], brand[9] = None, ""
+    order = np.random.default_rng(1).permutation(400)
+    table = {"item": order, "brand": [brand[i] for i in order], "parts": [[1]] * 400}
+    pq.write_table(pa.table(table), tmp_path / "items.parquet")
+    line = (tmp_path / "sids.npy", "--attribute")
+    found = asked(sidbench_cli, *line, f"{tmp_path / 'items.parquet'}:brand")
+    assert found["levels"]["category_recovery"][0] == pytest.approx(1)
+    assert 0 < found["levels"]["category_recovery"][1] < 1
+    assert "known of 398 items" in found["notes"][-1]
+    for wrong, said in (("maker", "expected item_id"), ("parts", "cannot be read as one text")):
+        assert said in sidbench_cli("inspect", *line, f"{tmp_path / 'items.parquet'}:{wrong}").err
+    assert "expected FILE:COLUMN" in sidbench_cli("inspect", *line, "brand").err
 
 
 def test_churn_is_asked_for(results: Path, sidbench_cli: Cli) -> None:

@@ -122,6 +122,40 @@ def test_noise_alone_is_rarely_called_real() -> None:
     assert called <= 5
 
 
+def test_one_sid_for_all_comes_first_in_no_headline() -> None:
+    """What scores highest on the SID level and covers the catalogue is a list in random order to a user."""
+    from sidbench import metrics
+    from sidbench.ranking import Ranking
+    from sidbench.report.board import tables
+
+    users, items, cutoffs = 400, 100, [1, 5, 10, 20]
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, items, users)
+    one = Ranking(
+        np.zeros((users, 1), np.int64),
+        np.zeros((users, 1), np.float32),
+        np.arange(items, dtype=np.int32),
+        np.array([0, items]),
+    )
+    # A method that is right once in four times and guesses otherwise.
+    lists = np.argsort(rng.random((users, items)), axis=1)[:, :20]
+    right = rng.random(users) < 0.25
+    lists[right, 0] = targets[right]
+    single = Ranking.of_items(lists, np.zeros(lists.shape, np.float32), items)
+    rows = []
+    for name, ranking in (("one", one), ("method", single)):
+        found = metrics.ranking_metrics(metrics.places(ranking, targets), cutoffs)
+        numbers = found | metrics.coverage_metrics(ranking, cutoffs)
+        rows.append(replace(record(name), metrics=numbers))
+    assert rows[0].metrics["sid_recall@10"] == 1 > rows[1].metrics["sid_recall@10"]
+    assert rows[0].metrics["coverage@10"] == pytest.approx(1)
+    assert rows[0].metrics["recall@10"] == pytest.approx(10 / items)
+    [table] = tables(rows)
+    assert table.rows[0].name == "method"
+    for name in rows[0].metrics:
+        assert "one" not in table.best(metrics.metric(name)), name
+
+
 def test_too_few_say_nothing_and_few_say_so() -> None:
     [group] = analyze(board(4))
     assert group.proxies == ()

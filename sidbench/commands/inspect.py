@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from rich.table import Table
 from sidbench import metrics, registry, sidfile
 from sidbench.commands.results import find_run, open_store
 from sidbench.dataset import Corpus
-from sidbench.errors import SidbenchError, UsageError, unknown
+from sidbench.errors import DataError, SidbenchError, UsageError, unknown
 from sidbench.metrics import ABSENT, METRICS, Found, Metric
 from sidbench.plugin import parameter_types
 from sidbench.protocol import PROTOCOLS, Split, split
@@ -69,6 +69,12 @@ class Subject:
     tokenizer: Tokenizer | None = None
     #: Why something is not at hand.
     notes: tuple[str, ...] = ()
+    #: What a person says of each item, in place of the dataset's categories; -1 where nothing.
+    attribute: NDArray[np.int32] | None = None
+
+    @property
+    def ids(self) -> NDArray[Any]:
+        return self.sids.item_ids if self.corpus is None else self.corpus.item_ids
 
     @property
     def codes(self) -> Codes:
@@ -222,6 +228,11 @@ def measure(
         tokenizer=subject.tokenizer,
         near=near,
     )
+    if subject.attribute is not None:
+        out.missing.pop("category_recovery", None)
+        out.take(
+            ("category_recovery",), _attributed(codes, subject.attribute), "fewer than two items have it"
+        )
     use, by_level = metrics.codebook_metrics(codes, sizes)
     out.take((), (use, by_level), "")
     out.take(("floor_items", "collision_items_excess"), _collisions(codes, x), "needs the items' vectors")
@@ -237,6 +248,51 @@ def measure(
         churned = metrics.churn_metrics(subject.tokenizer, known, codes[warm], churn)
     out.take(SECTIONS["Churn"], churned, why or "needs two more fits: --churn")
     return out
+
+
+def _attributed(
+    codes: Codes, attribute: NDArray[np.int32]
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """One attribute beside the prefixes of every depth, over the items that have it."""
+    known = np.flatnonzero(attribute >= 0)
+    if len(known) < 2:
+        return {}, {}
+    every_depth = np.repeat(attribute[known, None], codes.shape[1], axis=1)
+    return metrics.category_metrics(metrics.Prefixes(codes[known]), every_depth)
+
+
+def with_attribute(subject: Subject, given: str) -> Subject:
+    """The values of one column of a parquet table, joined by item id: `items.parquet:brand`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file, colon, column = given.rpartition(":")
+    path = Path(file).expanduser()
+    if not colon or not path.is_file():
+        raise UsageError(
+            f"--attribute {given}: expected FILE:COLUMN, a parquet table such as items.parquet:brand"
+        )
+    try:
+        names = pq.read_schema(path).names
+        key = next((n for n in ("item_id", "item", "id") if n in names), None)
+        if key is None or column not in names:
+            raise UsageError(
+                f"--attribute {given}: the columns of {path.name} are {', '.join(names)}; expected item_id "
+                f"(or item, or id) and {column}"
+            )
+        table = pq.read_table(path, columns=[key, column])
+        ids = table[key].cast(pa.string()).to_pylist()
+        values = table[column].combine_chunks().cast(pa.string()).fill_null("")
+    except (OSError, pa.ArrowException) as e:
+        raise DataError(f"{path.name}:{column} cannot be read as one text or number an item ({e})") from None
+    found = values.dictionary_encode()
+    numbers = found.indices.to_numpy().astype(np.int32)
+    empty = np.array([v == "" for v in found.dictionary.to_pylist()], dtype=bool)
+    numbers = np.where(empty[numbers], -1, numbers).astype(np.int32)
+    rows = sidfile.rows_of(ids, len(ids), subject.ids, path.name)
+    known = int((numbers[rows] >= 0).sum())
+    note = f"categories: {column} of {path.name}, known of {known:,} items, the same at every depth"
+    return replace(subject, attribute=numbers[rows], notes=(*subject.notes, note))
 
 
 def _collisions(
@@ -285,6 +341,7 @@ def inspect(
     dataset: str | None,
     protocol: str,
     sizes: str | None,
+    attribute: str | None,
     churn: bool,
     legends: bool,
     device: str,
@@ -295,6 +352,8 @@ def inspect(
         raise unknown("protocol", protocol, PROTOCOLS)
     loader = Loader(dataset, protocol, device)
     subject = _subject(what, root, loader, _numbers(sizes))
+    if attribute is not None:
+        subject = with_attribute(subject, attribute)
     found = measure(subject, churn=(lambda said: _tell(f"churn: {said}")) if churn else None)
     if as_json:
         _print_json(subject, found)

@@ -22,6 +22,7 @@ from sidbench.metrics.prefixes import Prefixes
 from sidbench.metrics.ranks import Places, places, ranking_metrics
 from sidbench.metrics.size import size_metrics
 from sidbench.metrics.trie import trie_metrics
+from sidbench.metrics.truth import category_metrics
 
 __all__ = [
     "ABSENT",
@@ -31,6 +32,7 @@ __all__ = [
     "Neighbours",
     "Places",
     "Prefixes",
+    "category_metrics",
     "churn_metrics",
     "codebook_metrics",
     "cold_collisions",
