@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -65,6 +68,67 @@ def test_a_padded_piece_has_the_loss_and_gradient_of_its_rows(
         torch.testing.assert_close(weights.gathered(), expected, atol=1e-5, rtol=1e-3)
         weights.gradient.zero_()
     assert len(shapes) < 20
+
+
+@every_architecture
+def test_graphs_are_kept_by_shape_and_leave_the_gradient_as_it_was(
+    settings: dict[str, Any], world: tuple[SIDs, Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of a GPU on a processor, where a stand-in for a graph does again what was captured."""
+    weights, windows, learner = small(**settings)._ready(*world)
+    captured = Captured(learner, weights)
+    made: list[Again] = []
+    capturing: list[Any] = []
+
+    @contextmanager
+    def capture(graph: Any, **_: Any) -> Iterator[None]:
+        capturing.append(graph)
+        yield
+        capturing.clear()
+
+    class Again:
+        given: tuple[Any, ...]
+        loss: Tensor
+
+        def __init__(self) -> None:
+            made.append(self)
+
+        def register_generator_state(self, generator: torch.Generator) -> None:
+            pass
+
+        def replay(self) -> None:
+            self.loss.copy_(run(*self.given))
+
+    def learn(*given: Any) -> Tensor:
+        if capturing:  # within a capture nothing is computed yet: what is gathered is taken back
+            made[-1].given = given
+            before = weights.gradient.clone()
+            made[-1].loss = run(*given) * torch.nan
+            weights.gradient.copy_(before)
+            return made[-1].loss
+        return run(*given)
+
+    run = captured.learn
+    monkeypatch.setattr(captured, "learn", learn)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Again)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: MagicMock())
+    for name in ("stream", "device"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    for step in range(12):
+        batch = windows.next(50)
+        plain = learner.gradient(batch, step)
+        expected = weights.gathered().clone()
+        weights.gradient.zero_()
+        learner._captured = captured
+        loss = learner.gradient(batch, step)
+        learner._captured = None
+        torch.testing.assert_close(loss, plain, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(weights.gathered(), expected, atol=1e-5, rtol=1e-3)
+        weights.gradient.zero_()
+    assert 1 <= len(made) == len(captured._graphs) < 12
 
 
 def test_shapes_are_few_and_draws_are_many() -> None:
