@@ -86,8 +86,9 @@ def resolution_metrics(before: Codes, after: Codes, x: Embeddings, costs: Costs 
         return values
     was = _costs(before, x, np.arange(len(before)), costs)
     total = float(was.sum())
-    if total > 0:
-        added = float(_costs(after[:, :levels], x, moved, costs).sum() - was[moved].sum())
+    added = float(_costs(after[:, :levels], x, moved, costs).sum() - was[moved].sum())
+    # Where codes hit the items themselves, what is left over is rounding, and nothing is relative to that.
+    if total > 1e-6 * abs(added):
         values["resolve_added_cost"] = added / total
     return values
 
