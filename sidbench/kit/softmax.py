@@ -6,6 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+#: bf16 products have so many rows or a multiple: what is compiled for a shape is kept, for every shape.
+GRAIN = 64
 
 
 def cross_entropy(
@@ -25,23 +29,27 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, table: Tensor, goals: Tensor, cells: int, dtype: torch.dtype
     ) -> Tensor:
-        low, entries = states.to(dtype), table.to(dtype)
-        to_states, to_table = torch.empty_like(states), torch.zeros_like(entries)
-        rows = max(1, min(len(states), cells // len(table)))
-        piece = low.new_empty(rows, len(table))
+        low, entries, count = states.to(dtype), table.to(dtype), len(states)
+        rows = max(1, min(count, cells // len(table)))
+        if dtype != torch.float32:
+            # Rows of zeros add nothing to a gradient, and their loss is left out.
+            low, goals = F.pad(low, (0, 0, 0, -count % GRAIN)), F.pad(goals, (0, -count % GRAIN))
+            rows = -(-rows // GRAIN) * GRAIN
+        to_states, to_table = states.new_empty(low.shape), torch.zeros_like(entries)
+        piece = low.new_empty(min(rows, len(low)), len(table))
         loss = states.new_zeros(())
-        for start in range(0, len(states), rows):
+        for start in range(0, len(low), rows):
             part = slice(start, start + rows)
             x, goal = low[part], goals[part, None]
             scores = torch.mm(x, entries.T, out=piece[: len(x)])
             top, own = scores.amax(1, keepdim=True), scores.gather(1, goal)
             whole = scores.sub_(top).exp_().sum(1, keepdim=True, dtype=states.dtype)
-            loss += (whole.log() + top - own).sum()
+            loss += (whole.log() + top - own)[: count - start].sum()
             # What the softmax gives the goal, less one; all else is divided by `whole` where that is smaller.
             scores.scatter_add_(1, goal, -whole.to(dtype))
             torch.div(torch.mm(scores, entries), whole, out=to_states[part])
             to_table.addmm_(scores.T, (x / whole).to(dtype))
-        ctx.save_for_backward(to_states, to_table.to(table.dtype))
+        ctx.save_for_backward(to_states[:count], to_table.to(table.dtype))
         return loss
 
     @staticmethod
