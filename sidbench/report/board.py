@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from sidbench.errors import DataError
-from sidbench.metrics import Metric, metric, size_metrics
+from sidbench.metrics import METRICS, Metric, metric, size_metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +25,15 @@ Vectors = Callable[["RunRecord"], Mapping[str, "NDArray[Any]"]]
 
 #: The cut-off of the headline, where it was evaluated; otherwise the largest one.
 HEADLINE = 10
+
+#: Stands for every column.
+ALL = "all"
+#: Every number by where it comes from.
+_PARTS = {
+    "Quality": ("ranking",),
+    "SIDs": ("sids", "tokenizer", "data"),
+    "Cost": ("decoder", "clock"),
+}
 
 #: Stands beside the SID-level headline of rows that it would have put in another order.
 FLIPPED = "⇅"
@@ -202,6 +211,26 @@ class Table:
         failed = any(r.failures for r in self.rows)
         return [p for p in parts if p.columns or (p.name == "Quality" and failed)]
 
+    def chosen(self, names: Sequence[str]) -> list[Part]:
+        """What a board shows in place of its parts where columns were chosen; ALL makes every part longer.
+
+        Of a number that rows have a level each and not as a whole, the levels stand.
+        """
+        ran = [r for r in self.rows if r.seeds]
+        if ALL in names:
+            parts = [self._of_sources(name, sources) for name, sources in _PARTS.items()]
+            return [p for p in parts if p.columns or p.levels]
+        levels = tuple(n for n in names if not self.columns([n]) and any(n in r.levels for r in ran))
+        return [Part("Chosen columns", self.columns(names), list(self.rows), levels)]
+
+    def _of_sources(self, name: str, sources: tuple[str, ...]) -> Part:
+        """Every number of some sources; of ranking numbers those of the headline's cut-off."""
+        rows = [r for r in self.rows if r.seeds and (r.kind != "reference" or name != "SIDs")]
+        wanted = [m.name.replace("@K", "@H") for m in METRICS.values() if m.source in sources]
+        found = [c for c in self.columns(wanted) if any(c.name in r.values for r in rows)]
+        alone = [n for n in wanted if "@" not in n and n not in {c.name for c in found}]
+        return Part(name, found, rows, tuple(n for n in alone if any(n in r.levels for r in rows)))
+
     @property
     def by_cutoff(self) -> list[Part]:
         """Every ranking number, a part a cut-off."""
@@ -218,7 +247,11 @@ class Table:
     def cell(self, row: Row, column: Metric) -> str:
         value = row.values.get(column.name)
         mark = f" {FLIPPED}" if self._flipped(row, column) else ""
-        return f"{column.show(value.mean, value.sd)}{mark}" if value else column.show(None)
+        if value is None:
+            return column.show(None)
+        # What was set and not found out is the same for every seed, and needs no spread to say so.
+        spread = None if column.direction == "none" and not value.sd else value.sd
+        return f"{column.show(value.mean, spread)}{mark}"
 
     def _flipped(self, row: Row, column: Metric) -> bool:
         """Whether the SID-level headline of this row says another order than the headline."""
@@ -322,6 +355,14 @@ def numbers(record: RunRecord) -> dict[str, float]:
 def value(record: RunRecord, name: str) -> float | None:
     """A finite number of a record."""
     return numbers(record).get(name)
+
+
+def known_columns(names: Sequence[str]) -> tuple[str, ...]:
+    """Names as a person gives them for columns: those of metrics, `recall@K` for every cut-off, or all."""
+    for name in names:
+        if name != ALL and name not in METRICS:
+            metric(name)  # says what there is instead
+    return tuple(dict.fromkeys(names))
 
 
 def settings(values: Any) -> Any:

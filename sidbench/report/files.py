@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from sidbench.report.board import Vectors, tables
@@ -21,15 +21,17 @@ MARKDOWN, PAGE = "LEADERBOARD.md", "leaderboard.html"
 class Boards:
     """Some records as tables and charts, made once; then as Markdown, as a page, as files."""
 
-    def __init__(self, records: Iterable[RunRecord], vectors: Vectors) -> None:
+    def __init__(self, records: Iterable[RunRecord], vectors: Vectors, columns: Sequence[str] = ()) -> None:
         self.records = list(records)
         self.vectors = vectors
+        #: Those that the Markdown shows alone; the page holds all.
+        self.columns = columns
         found = tables(self.records, vectors)
         self.drawn = [(table, figures(table, vectors, found)) for table in found]
 
     @property
     def markdown(self) -> str:
-        return leaderboard(self.records, self.vectors, self.drawn)
+        return leaderboard(self.records, self.vectors, self.drawn, self.columns)
 
     def files(self, read: Callable[[str], str | None] = lambda _: None) -> dict[str, str]:
         """Every file by its name in the results folder. What others point to comes first.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from html import escape as html
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,14 @@ from sidbench.metrics import ABSENT, METRICS, Metric, metric
 from sidbench.report import words
 from sidbench.report.board import Part, Row, Table, Vectors, tables
 from sidbench.report.charts import figures, file_name
+from sidbench.report.overview import COLUMNS, Family, Ranks, families, ranks
 
 if TYPE_CHECKING:
     from sidbench.record import RunRecord
     from sidbench.report.drawing import Figure
 
+#: Before the columns that were chosen, where some were.
+CHOSEN = "<!-- columns chosen: "
 #: Before the ids of the records that a board was made of, at its end.
 STAMP = "<!-- made of the records"
 
@@ -31,10 +35,12 @@ def leaderboard(
     records: Iterable[RunRecord],
     vectors: Vectors | None = None,
     drawn: Sequence[tuple[Table, Sequence[Figure]]] | None = None,
+    columns: Sequence[str] = (),
 ) -> str:
     """The whole board: a section a comparable group, the legend, and the ids of the records.
 
     What lies beside the records gives charts, too; `drawn` are the tables and charts where they are at hand.
+    With `columns` each section shows these alone, which the board says of itself.
     """
     records = list(records)
     if not records:
@@ -45,10 +51,19 @@ def leaderboard(
     groups = [table for table, _ in drawn]
     lines = ["# Leaderboard", "", _HOW, ""]
     shown: dict[str, Metric] = {}
+    lines += _overview(groups, shown)
     for (table, charts), heading in zip(drawn, words.titles(groups), strict=True):
-        lines += [f"## {escape(heading)}", "", *_section(table, charts, shown)]
-    lines += ["## Legend", "", *_legend(shown), "", STAMP, *sorted(r.id for r in records), "-->"]
+        lines += [f"## {escape(heading)}", "", *_section(table, charts, shown, columns)]
+    lines += ["## Legend", "", *_legend(shown), ""]
+    lines += [f"{CHOSEN}{','.join(columns)} -->"] if columns else []
+    lines += [STAMP, *sorted(r.id for r in records), "-->"]
     return "\n".join(lines) + "\n"
+
+
+def chosen(board: str) -> tuple[str, ...]:
+    """The columns that a board was written with; none where none were chosen."""
+    _, found, rest = board.partition(f"\n{CHOSEN}")
+    return tuple(rest.partition(" -->")[0].split(",")) if found else ()
 
 
 def escape(text: str) -> str:
@@ -58,13 +73,73 @@ def escape(text: str) -> str:
     return text.replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _section(table: Table, charts: Sequence[Figure], shown: dict[str, Metric]) -> list[str]:
+def _overview(groups: Sequence[Table], shown: dict[str, Metric]) -> list[str]:
+    """What the sections say together; nothing where there is one alone."""
+    lines = []
+    across = ranks(groups)
+    for found, heading in zip(across, words.titles([r.table for r in across]), strict=True):
+        lines += [f"## Over {escape(heading)}", "", *_ranks(found), "", f"> {escape(found.note)}", ""]
+    kin = families(groups)
+    for family, heading in zip(kin, words.titles([f.best for f in kin]), strict=True):
+        several = len(family.resolvers) > 1
+        what = "the best resolver of each method" if several else "SIDs of every length"
+        lines += [f"## {escape(heading)}: {what}", "", *_best(family, family.best, shown), ""]
+        lines += [f"> {escape(family.note)}", ""]
+        if several:
+            (column,) = family.whole.columns(["recall@H"])
+            lines += [f"<details><summary>Every method with every resolver: {column.label}</summary>", ""]
+            lines += [*_matrix(family), "", *_best(family, family.whole, shown), "", "</details>", ""]
+    return lines
+
+
+def _ranks(found: Ranks) -> list[str]:
+    column = metric(found.headline)
+    rows = []
+    for r in found.rows:
+        name = f"**{r.mean:.2f}**" if r.row.name in found.best else f"{r.mean:.2f}"
+        rows.append([_method(r.row), name, *(f"{rank:.3g}" for rank in r.ranks)])
+    head = ["Method", "Mean rank ↓", *(f"{escape(d)}: rank by {column.label}" for d in found.datasets)]
+    return _lines([head, [":--", *["--:"] * (len(head) - 1)], *rows])
+
+
+def _best(family: Family, table: Table, shown: dict[str, Metric]) -> list[str]:
+    """Rows of several resolvers and shapes, which their first columns name."""
+    columns = table.columns(COLUMNS)
+    shown.update({c.name: c for c in columns})
+    head = ["Method", "SIDs", *(["Resolver"] if len(family.resolvers) > 1 else []), *map(_header, columns)]
+    rows = []
+    for row in table.rows:
+        n = family.named[row.name]
+        cells = [_method(replace(row, name=n.method)), n.shape or ABSENT]
+        cells += [escape(n.resolver) or ABSENT] if len(family.resolvers) > 1 else []
+        rows.append(cells + [_brief(table, row, c) for c in columns])
+    text = 3 if len(family.resolvers) > 1 else 2
+    return _lines([head, [":--"] * text + ["--:"] * (len(head) - text), *rows])
+
+
+def _brief(table: Table, row: Row, column: Metric) -> str:
+    """The spread, and the mark of the best, where rows are judged; elsewhere the mean."""
+    if column.source == "ranking":
+        return _cell(table, row, column)
+    found = row.values.get(column.name)
+    return column.show(found.mean if found else None)
+
+
+def _matrix(family: Family) -> list[str]:
+    head, *rows = family.grid
+    dashes = [":--", *["--:"] * (len(head) - 1)]
+    return _lines([list(map(escape, head)), dashes, *(list(map(escape, row)) for row in rows)])
+
+
+def _section(
+    table: Table, charts: Sequence[Figure], shown: dict[str, Metric], columns: Sequence[str]
+) -> list[str]:
     facts = words.facts(table)
     lines = [*(f"- **{name}**: {escape(said) if name == 'Notes' else said}" for name, said in facts), ""]
-    for part in table.parts:
-        shown.update({c.name: c for c in part.columns})
+    for i, part in enumerate(table.chosen(columns) if columns else table.parts):
+        shown.update({c.name: c for c in part.columns} | {n: METRICS[n] for n in part.levels})
         lines += [f"### {part.name}", "", *_grid(table, part), ""]
-        if part.name == "Quality":
+        if not i:
             lines += [f"> {escape(note)}\n" for note in [*table.notes, *words.alike(table)]]
             lines += _failures(table) + _pictures(table, charts) + _differences(table)
             lines += _popularity(table, shown) + _cutoffs(table, shown)
@@ -86,12 +161,19 @@ def _grid(table: Table, part: Part) -> list[str]:
     for row in rows:
         cells = [_method(row), *([letters[row.name]] if letters else [])]
         cells += [str(len(row.seeds))] if repeated else []
-        for c in columns:
-            text = table.cell(row, c)
-            cells.append(f"**{text}**" if row.name in table.best(c) else text)
+        cells += [_cell(table, row, c) for c in columns]
         cells += [" · ".join(map(METRICS[n].show, row.levels.get(n, []))) or ABSENT for n in levels]
         grid.append(cells)
+    return _lines(grid)
+
+
+def _lines(grid: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in grid]
+
+
+def _cell(table: Table, row: Row, column: Metric) -> str:
+    text = table.cell(row, column)
+    return f"**{text}**" if row.name in table.best(column) else text
 
 
 def _header(column: Metric) -> str:
