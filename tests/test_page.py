@@ -25,6 +25,7 @@ from sidbench.errors import DataError
 from sidbench.record import RunRecord, Store
 from sidbench.report import Boards
 from sidbench.report.charts import CHARTS, frontier
+from sidbench.report.charts.pareto import _powers
 from sidbench.report.drawing import place_labels, spread, thinned, width
 from sidbench.report.files import MARKDOWN, PAGE
 
@@ -414,6 +415,15 @@ def test_the_frontier_is_what_no_other_beats(found: list[tuple[int, int]], lower
 
     expected = [i for i, p in enumerate(found) if not any(beats(q, p) for q in found)]
     assert frontier(found, lower=lower) == expected
+
+
+@given(st.floats(1e-3, 1e7), st.floats(1.1, 1e4))
+def test_a_log_axis_has_a_few_round_ticks(low: float, ratio: float) -> None:
+    ticks = _powers((low, low * ratio))
+    assert 2 <= len(ticks) <= 12
+    assert ticks == sorted(set(ticks))
+    assert all(low * 0.999 <= t <= low * ratio * 1.001 for t in ticks)
+    assert all(float(f"{t:.3g}") == pytest.approx(t) for t in ticks)
 
 
 @given(st.lists(st.tuples(st.floats(0, 330), st.floats(0, 250)), max_size=15))

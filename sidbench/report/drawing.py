@@ -46,6 +46,8 @@ DASHES = ([1, 0], [5, 3], [2, 2])
 #: The first is what text is measured with, wherever the picture is drawn.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 SIZE = 11
+#: Pixels of a name that are shown; who points at it reads the rest.
+WIDEST = 170
 #: The mean width of a character, of its height.
 _WIDE = 0.54
 
@@ -60,15 +62,21 @@ _CONFIG: dict[str, Any] = {
         "tickColor": GRID,
         "labelColor": MUTED,
         "labelFontSize": SIZE,
-        "labelLimit": 170,
+        "labelLimit": WIDEST,
         "titleColor": MUTED,
         "titleFontSize": SIZE,
         "titleFontWeight": "normal",
         "titlePadding": 8,
     },
-    "header": {"labelColor": MUTED, "labelFontSize": SIZE, "title": None, "labelPadding": 4},
+    "header": {
+        "labelColor": MUTED,
+        "labelFontSize": SIZE,
+        "labelLimit": WIDEST,
+        "labelPadding": 4,
+        "title": None,
+    },
     "legend": {"labelColor": MUTED, "titleColor": MUTED, "labelFontSize": SIZE, "titleFontSize": SIZE},
-    "text": {"fontSize": SIZE, "color": INK},
+    "text": {"fontSize": SIZE, "color": INK, "limit": WIDEST},
 }
 
 #: Begins an SVG file: of which data it was drawn, what the picture itself hashes to, and by which code.
@@ -156,7 +164,7 @@ def told(key: str, text: str) -> str:
 
 def width(text: str) -> float:
     """About how wide a label is, in pixels."""
-    return len(text) * SIZE * _WIDE
+    return min(WIDEST, len(text) * SIZE * _WIDE)
 
 
 def place_labels(

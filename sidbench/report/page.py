@@ -30,6 +30,8 @@ _SOURCES = {
     "decoder": "Decoder",
     "clock": "Time and memory",
 }
+#: Rows that a sentence names before it counts the rest.
+NAMED = 6
 #: The picture of a chart, in a page.
 _PICTURE = re.compile(r"<svg .*?</svg>", re.DOTALL)
 
@@ -203,7 +205,7 @@ def _lead(table: Table) -> str:
     pairs = [d for d in table.differences if d.a == first.name]
     near = [d.b for d in pairs if not d.real]
     if near:
-        rest = ", ".join(near)
+        rest = ", ".join(near[:NAMED]) + (f" and {len(near) - NAMED} more" if len(near) > NAMED else "")
         return f"{said} Not told apart from it, at 5%: {escape(rest)}."
     return f"{said} Every other row is behind by more than chance." if pairs else said
 

@@ -172,11 +172,13 @@ def _stairs(points: Sequence[Mapping[str, Any]], lower: bool) -> list[dict[str, 
 
 
 def _powers(domain: tuple[float, float]) -> list[float]:
-    """Ticks of a log axis: powers of ten, with 3 or 2 and 5 between where they are few."""
+    """Ticks of a log axis: powers of ten, with others between where they are few; round numbers at least."""
     low, high = domain
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     for between in ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10))):
         ticks = [b * 10.0**e for e in range(first, last + 1) for b in between if low <= b * 10.0**e <= high]
         if len(ticks) >= 3:
             return ticks
-    return [low, high]
+    size = 10.0 ** math.floor(math.log10(high - low))
+    step = next(s for s in (size, size / 2, size / 5, size / 10) if (high - low) / s >= 3)
+    return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]

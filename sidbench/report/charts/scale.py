@@ -49,7 +49,7 @@ def known(name: str) -> bool:
 
 def beside(names: Iterable[str]) -> float:
     """The pixels that names leave to a plot beside them."""
-    return FULL - min(170, max(map(width, names))) - 14
+    return FULL - max(map(width, names)) - 14
 
 
 def best_reference(table: Table) -> Row | None:
