@@ -305,13 +305,18 @@ def analyze(
         bool, typer.Option(help="Compute from artifacts what older records lack; they stay as they are.")
     ] = True,
     write: Annotated[bool, typer.Option(help="Write PROXIES.md with its plots.")] = True,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare the page with its records; write nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """proxies: which number that needs no decoder goes with recall, over all records."""
     from sidbench.commands.analyze import proxies as execute
 
     roots = [Path(r) for r in results or ["results"]]
-    raise typer.Exit(execute(what, roots, dataset=dataset, fill=fill, write=write, as_json=as_json))
+    raise typer.Exit(
+        execute(what, roots, dataset=dataset, fill=fill, write=write, check=check, as_json=as_json)
+    )
 
 
 @app.command()

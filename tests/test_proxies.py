@@ -259,6 +259,21 @@ def test_the_command_writes_the_page(
     assert found["tables"][0]["proxies"][0]["metric"] in METRICS
 
 
+def test_a_page_that_is_not_of_its_records_is_found_out(results: Path, sidbench_cli: Cli) -> None:
+    line = ("analyze", "proxies", "--results", results)
+    assert f"{PAGE} is missing" in sidbench_cli(*line, "--check").out
+    sidbench_cli(*line)
+    said = sidbench_cli(*line, "--check")
+    assert (said.code, "agrees with its records" in said.out) == (0, True)
+    picture = next((results / "proxies").glob("*stability.svg"))
+    picture.write_text(picture.read_text().replace("m3", "m4"))
+    page_file = results / PAGE
+    page_file.write_text(page_file.read_text().replace("+1.00", "+0.99"))
+    found = json.loads(sidbench_cli(*line, "--check", "--json").out)
+    assert not found["current"]
+    assert len(found["differences"]) == 2
+
+
 def test_several_folders_are_one_and_a_run_counts_once(
     results: Path, sidbench_cli: Cli, tmp_path: Path
 ) -> None:

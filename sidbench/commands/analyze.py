@@ -19,13 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from sidbench.commands.inspect import Loader, measure
-from sidbench.commands.results import open_store, readable
+from sidbench.commands.results import open_store, read_board, readable
 from sidbench.errors import SidbenchError, StorageError, unknown
 from sidbench.metrics import METRICS
 from sidbench.record import RunRecord, Store, atomically
-from sidbench.report.drawing import drawn_here
+from sidbench.report.drawing import check_file, drawn_here
 from sidbench.report.proxies import Group, analyze, numbers, verdict
-from sidbench.report.proxies_page import FOLDER, PAGE, interval, page, signed
+from sidbench.report.proxies_page import FOLDER, PAGE, file_name, interval, markdown, page, pictures, signed
 
 #: What can be analyzed.
 WHAT = ("proxies",)
@@ -34,9 +34,16 @@ NEWEST = "neighbour_agreement"
 
 
 def proxies(
-    what: str, roots: Sequence[Path], *, dataset: str | None, fill: bool, write: bool, as_json: bool
+    what: str,
+    roots: Sequence[Path],
+    *,
+    dataset: str | None,
+    fill: bool,
+    write: bool,
+    check: bool,
+    as_json: bool,
 ) -> int:
-    """Correlate, print and write the page into the first folder."""
+    """Correlate, print and write the page into the first folder; or compare the page that is there."""
     if what not in WHAT:
         raise unknown("analysis", what, WHAT)
     stores = [open_store(root) for root in roots]
@@ -46,6 +53,8 @@ def proxies(
     reasons: dict[str, int] = {}
     whole = _filled(records, Loader(dataset), reasons) if fill else [r for r, _ in records.values()]
     groups = analyze(whole)
+    if check:
+        return _check(stores[0], groups, as_json)
     path = _write(stores[0], page(groups)) if write else None
     if as_json:
         text = {
@@ -101,6 +110,28 @@ def _other(values: dict[str, float], record: RunRecord) -> str:
         if name in record.metrics
     )
     return "" if same else "the artifact holds other codes than the tokenizer gave (its resolver moved some)"
+
+
+def _check(store: Store, groups: Sequence[Group], as_json: bool) -> int:
+    """What differs between the page and the records."""
+    wrong = []
+    text = read_board(store, PAGE)
+    if text is None:
+        wrong.append(f"{PAGE} is missing")
+    elif text != markdown(groups):
+        wrong.append(f"{PAGE} says otherwise than the records")
+    for group in groups:
+        for figure in pictures(group):
+            name = file_name(group, figure)
+            drawn = read_board(store, name)
+            if said := "is missing" if drawn is None else check_file(drawn, figure):
+                wrong.append(f"{name} {said}")
+    if as_json:
+        sys.stdout.write(json.dumps({"current": not wrong, "differences": wrong}, indent=2) + "\n")
+    else:
+        agrees = f"{store.root / PAGE} agrees with its records"
+        sys.stdout.write("\n".join(wrong or [agrees]) + "\n")
+    return 1 if wrong else 0
 
 
 def _write(store: Store, files: dict[str, str]) -> Path:

@@ -44,7 +44,12 @@ and most resemble each other. Whoever chooses by a proxy should still train the 
 
 def page(groups: Sequence[Group]) -> dict[str, str]:
     """Every file by its name in the results folder: the pictures, then the Markdown that shows them."""
-    files: dict[str, str] = {}
+    files = {file_name(group, f): f.file for group in groups for f in pictures(group)}
+    return {**files, PAGE: markdown(groups)}
+
+
+def markdown(groups: Sequence[Group]) -> str:
+    """The page itself."""
     lines = ["# Which cheap number predicts recall?", "", _HOW, ""]
     if not groups:
         lines += ["No records of tokenizers yet: `sidbench run` makes some.", ""]
@@ -56,7 +61,6 @@ def page(groups: Sequence[Group]) -> dict[str, str]:
         lines += [f"## {escape(group.title)}", "", *(f"> {escape(said)}\n" for said in verdict(group))]
         shown |= {p.name for p in group.proxies}
         figures = pictures(group)
-        files |= {file_name(group, f): f.file for f in figures}
         lines += [
             f'<img src="{file_name(group, f)}" width="385" alt="{html(f"{f.title}. {f.caption}")}">'
             for f in figures
@@ -67,7 +71,7 @@ def page(groups: Sequence[Group]) -> dict[str, str]:
     if shown:
         lines += ["## Legend", ""]
         lines += [f"- **{m.label}**: {m.legend}" for m in METRICS.values() if m.name in shown]
-    return {**files, PAGE: "\n".join(lines).rstrip("\n") + "\n"}
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def pictures(group: Group) -> list[Figure]:
