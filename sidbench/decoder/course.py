@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sidbench import checkpoints
 from sidbench.decoder.inputs import Windows
 from sidbench.decoder.selection import Validation
 from sidbench.decoder.training import Weights
@@ -119,6 +120,7 @@ class Course:
         for key in _COUNTS:
             setattr(self, key, about[key])
         self._start = now() - about["seconds"]
+        checkpoints.went_on(about["seconds"])
         return True
 
 
