@@ -325,12 +325,49 @@ def leaderboard(
     check: Annotated[
         bool, typer.Option("--check", help="Compare the board with its records; write nothing.")
     ] = False,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Metrics by name, commas between (recall@K = every cut-off), or all: the columns of the "
+            "Markdown and of what is printed, until the next `leaderboard` without it. `sidbench list "
+            "metrics` names them.",
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Order the rows that are printed by this metric, the best first."),
+    ] = None,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Print every method with every resolver, not the best alone.")
+    ] = False,
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Take in the runs of another results folder first. Repeatable. Of one run in both, one that "
+            "succeeded stands, else the newer one.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write LEADERBOARD.md, its charts and leaderboard.html, a page that opens offline, from the records."""
+    """Write LEADERBOARD.md, its charts and leaderboard.html from the records, and print the tables.
+
+    A page that opens offline is among them.
+    """
     from sidbench.commands.results import leaderboard as execute
 
-    raise typer.Exit(execute(Path(results), check=check, as_json=as_json))
+    raise typer.Exit(
+        execute(
+            Path(results),
+            check=check,
+            as_json=as_json,
+            columns=[c.strip() for c in (columns or "").split(",") if c.strip()],
+            sort=sort,
+            matrix=matrix,
+            merge=[Path(other) for other in merge or []],
+        )
+    )
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -20,12 +21,15 @@ from rich.tree import Tree
 from sidbench import registry
 from sidbench.bench import code_of
 from sidbench.decoder import Decoder
-from sidbench.errors import DataError, SidbenchError, StorageError, UsageError
+from sidbench.errors import DataError, SidbenchError, StorageError, UsageError, nearest
+from sidbench.metrics import metric
 from sidbench.record import RunRecord, Store, atomically, canonical
-from sidbench.report import Boards
+from sidbench.report import Boards, tables
+from sidbench.report.board import ALL, known_columns
 from sidbench.report.charts import CHARTS
 from sidbench.report.drawing import drawn_here
 from sidbench.report.files import MARKDOWN, PAGE
+from sidbench.report.markdown import chosen
 from sidbench.sids import SIDs
 
 #: What loggers that write files leave of a run, whose id is the last part.
@@ -40,8 +44,19 @@ def readable(store: Store) -> list[RunRecord]:
 
 
 def write_board(store: Store, *, pictures: bool = True) -> Path:
-    """The board from all records of a results folder; without pictures, for between rows, Markdown alone."""
-    made = Boards(readable(store), store.vectors)
+    """The board from all records of a results folder; without pictures, for between rows, Markdown alone.
+
+    Columns that were chosen for it stay.
+    """
+    return _write_board(store, Boards(readable(store), store.vectors, _columns(store)), pictures=pictures)
+
+
+def _columns(store: Store) -> tuple[str, ...]:
+    """Those that the board which is there was written with."""
+    return chosen(read_board(store, MARKDOWN) or "")
+
+
+def _write_board(store: Store, made: Boards, *, pictures: bool = True) -> Path:
     files = made.files(partial(read_board, store)) if pictures else {MARKDOWN: made.markdown}
     try:
         for name, text in files.items():
@@ -71,25 +86,53 @@ def read_board(store: Store, name: str) -> str | None:
         return None
 
 
-def leaderboard(root: Path, *, check: bool, as_json: bool) -> int:
-    """Write the board anew, or compare it with its records."""
+def leaderboard(
+    root: Path,
+    *,
+    check: bool,
+    as_json: bool,
+    columns: Sequence[str] = (),
+    sort: str | None = None,
+    matrix: bool = False,
+    merge: Sequence[Path] = (),
+) -> int:
+    """Write the board anew and print it, or compare it with its records."""
+    if check and (columns or sort or matrix or merge):
+        raise UsageError(
+            "--check compares what is there: --columns, --sort, --matrix and --merge write or print"
+        )
+    columns = known_columns(columns)
+    if sort is not None:
+        metric(sort)
     store = open_store(root)
+    others = [open_store(other) for other in merge]
+    taken = [line for other in others for line in take(store, other)]
     broken = [e for _, e in store.all() if isinstance(e, DataError)]
     for error in broken:
         sys.stderr.write(f"left out: {error}\n")
     records = readable(store)
     if not check:
-        path = write_board(store)
+        made = Boards(records, store.vectors, columns)
+        _refuse_absent(made, [*columns, *([sort] if sort else [])])
+        path = _write_board(store, made)
         page = store.root / PAGE
-        _say(
-            {"board": str(path), "page": str(page), "records": len(records), "unreadable": len(broken)}
-            if as_json
-            else f"{path} and {page}: {len(records)} records"
-        )
+        if as_json:
+            counts = {"records": len(records), "unreadable": len(broken), "merged": taken}
+            _say({"board": str(path), "page": str(page), **counts})
+            return 1 if broken else 0
+        console = Console(highlight=False)
+        for line in taken:
+            _say(line)
+        for table in tables(
+            records, groups=made.tables, width=console.width, columns=columns, sort=sort, matrix=matrix
+        ):
+            console.print(table)
+        _say(f"{path} and {page}: {len(records)} records")
         return 1 if broken else 0
     if not store.board.is_file():
         raise SidbenchError(f"there is no board {store.board}; `sidbench leaderboard` writes it")
-    differences = Boards(records, store.vectors).check(partial(read_board, store)) + [str(e) for e in broken]
+    made = Boards(records, store.vectors, _columns(store))
+    differences = made.check(partial(read_board, store)) + [str(e) for e in broken]
     if as_json:
         _say({"current": not differences, "differences": differences})
     else:
@@ -97,6 +140,71 @@ def leaderboard(root: Path, *, check: bool, as_json: bool) -> int:
             _say(line)
         _say(f"{store.board} {'differs from' if differences else 'agrees with'} its {len(records)} records")
     return 1 if differences else 0
+
+
+def _refuse_absent(made: Boards, names: Sequence[str]) -> None:
+    """A number that no row has would be a column of nothing."""
+    for name in names:
+        if name != ALL and made.tables and not any(t.chosen([name])[0].filled for t in made.tables):
+            there = sorted({n for t in made.tables for r in t.rows for n in (*r.values, *r.levels)})
+            raise UsageError(f"no row has {name!r}{nearest(name, there)} --columns all shows what there is")
+
+
+def take(store: Store, other: Store) -> list[str]:
+    """Copy what another results folder holds into this one; a line on every run that both have.
+
+    Of two records of the same run the one that ran stands, else the newer one.
+    """
+    said = []
+    here = {r.id: r for r in readable(store)}
+    new = 0
+    for path, record in other.all():
+        if isinstance(record, DataError):
+            sys.stderr.write(f"left out: {record}\n")
+            continue
+        mine = here.get(record.id)
+        if mine is not None:
+            if asdict(mine) == asdict(record):
+                continue
+            stands = max(mine, record, key=_stands)
+            name = f"{record.label}, seed {record.key['seed']} ({record.id})"
+            said.append(
+                f"{name} is in both; {'theirs' if stands is record else 'ours'} stands: {_why(mine, record)}"
+            )
+            if stands is mine:
+                continue
+        _copy(store, other, record, path)
+        new += mine is None
+    return [f"{other.root}: {new} runs taken in", *said]
+
+
+def _stands(record: RunRecord) -> tuple[bool, str]:
+    return record.status == "ok", str(record.measured.get("finished", ""))
+
+
+def _why(mine: RunRecord, theirs: RunRecord) -> str:
+    if mine.status != theirs.status:
+        return "the other one failed"
+    return (
+        "it is newer" if mine.measured.get("finished") != theirs.measured.get("finished") else "alike in time"
+    )
+
+
+def _copy(store: Store, other: Store, record: RunRecord, path: Path) -> None:
+    """Artifact and vectors first, then the record that vouches for them."""
+    target = store.path(record.key)
+    beside, theirs, ours = path.with_suffix(".npz"), other.artifact(record.key), store.artifact(record.key)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if theirs.is_dir():
+            shutil.copytree(theirs, ours, dirs_exist_ok=True)
+        if beside.is_file():
+            atomically(target.with_suffix(".npz"), lambda f: f.write(beside.read_bytes()))
+        atomically(target, lambda f: f.write(path.read_bytes()))
+    except OSError as e:
+        raise StorageError(
+            f"{path} cannot be copied to {store.root} ({e.strerror}); nothing is half there"
+        ) from None
 
 
 def clean(root: Path, *, yes: bool, as_json: bool) -> int:

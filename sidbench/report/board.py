@@ -145,6 +145,10 @@ class Part:
     #: Numbers that rows have a level each.
     levels: tuple[str, ...] = ()
 
+    @property
+    def filled(self) -> bool:
+        return bool(self.columns or self.levels)
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -219,7 +223,7 @@ class Table:
         ran = [r for r in self.rows if r.seeds]
         if ALL in names:
             parts = [self._of_sources(name, sources) for name, sources in _PARTS.items()]
-            return [p for p in parts if p.columns or p.levels]
+            return [p for p in parts if p.filled]
         levels = tuple(n for n in names if not self.columns([n]) and any(n in r.levels for r in ran))
         return [Part("Chosen columns", self.columns(names), list(self.rows), levels)]
 

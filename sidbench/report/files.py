@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from sidbench.report.board import Vectors, tables
+from sidbench.report.board import Table, Vectors, tables
 from sidbench.report.charts import figures, file_name
 from sidbench.report.check import check
 from sidbench.report.drawing import check_file
@@ -28,6 +28,10 @@ class Boards:
         self.columns = columns
         found = tables(self.records, vectors)
         self.drawn = [(table, figures(table, vectors, found)) for table in found]
+
+    @property
+    def tables(self) -> list[Table]:
+        return [table for table, _ in self.drawn]
 
     @property
     def markdown(self) -> str:
