@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from itertools import permutations, product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,9 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from sidbench import registry
+from sidbench.bench import Task, with_seed
 from sidbench.dataset import Embeddings
+from sidbench.decoder import Decoder
 from sidbench.errors import DataError, UnsupportedError, UsageError
 from sidbench.kit import groups, places
 from sidbench.resolve import min_cost_last, sinkhorn_group
@@ -391,11 +395,34 @@ def test_keys_are_their_sids_own_or_a_hash() -> None:
         assert same.sum() == len(distinct_rows(codes)[0])
 
 
-# on the command line
+# in a run
+
+
+def test_a_resolver_that_draws_follows_the_seed_of_its_row() -> None:
+    row = with_seed(Task("coarse", Coarse(), 0, RandomFree(), Decoder()), 7, "cpu")
+    assert row.resolver == RandomFree(seed=7)
+    assert with_seed(Task("coarse", Coarse(), 0, Keep(), Decoder()), 7, "cpu").resolver == Keep()
+
+
+def test_a_record_says_what_the_resolver_did(sidbench_cli: Callable[..., Said], tmp_path: Path) -> None:
+    line = ("run", "--dataset", "synthetic:tiny", "--methods", "rq-kmeans", "--resolvers", "min-cost-last")
+    few = ("--set", "rq-kmeans.iters=2", "--set", "rq-kmeans.codebook_size=8", "--set", "decoder.steps=2")
+    assert sidbench_cli(*line, *few, "--results", tmp_path).code == 0
+    (file,) = (tmp_path / "records").rglob("*.json")
+    record = json.loads(file.read_text())
+    found, facts, levels = record["metrics"], record["facts"]["resolver"], record["levels"]
+    assert set(facts) == {"unplaced", "unfit_groups"}
+    assert 0 < found["resolve_moved"] < found["collision_items"]
+    assert found["resolve_added_cost"] > 0
+    n = record["key"]["dataset"]["items"]
+    assert round(n * found["collision_distinct_resolved"]) == facts["unplaced"]
+    assert levels["collision_distinct"][-1] == found["collision_distinct"]
+    assert levels["collision_items_resolved"][-1] == found["collision_items_resolved"]
+    assert found["collision_items_excess"] == pytest.approx(found["collision_items"] - found["floor_items"])
 
 
 def test_pairs_that_cannot_be_are_left_out_with_a_note_or_refused(
-    sidbench_cli: Callable[..., Said], tmp_path: Any
+    sidbench_cli: Callable[..., Said], tmp_path: Path
 ) -> None:
     line = ("run", "--dataset", "synthetic:tiny", "--methods", "random", "--dry-run", "--results", tmp_path)
     said = sidbench_cli(*line, "--resolvers", "all")
