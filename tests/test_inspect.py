@@ -19,6 +19,7 @@ from sidbench.commands.inspect import SECTIONS
 from sidbench.commands.results import find_run
 from sidbench.protocol import split
 from sidbench.record import Store
+from sidbench.sids import SIDs
 
 if TYPE_CHECKING:
     from tests.conftest import Said
@@ -159,6 +160,19 @@ def test_churn_is_asked_for(results: Path, sidbench_cli: Cli) -> None:
     floor = asked(sidbench_cli, "random", "--results", results, "--churn")["metrics"]
     assert floor["churn_seed"] > 0.9
     assert floor["churn_growth"] == 0  # its codes need no items
+
+
+def test_codes_that_a_resolver_moved_are_said_to_be_its_own(
+    results: Path, sidbench_cli: Cli, tmp_path: Path
+) -> None:
+    sids = SIDs.load(Store(results).artifact(find_run(Store(results), "rq-kmeans").key))
+    own = int(sids.manifest["tokenizer_levels"])
+    moved = sids.replace(codes=sids.codes[:, :own], sizes=sids.sizes[:own], resolver="nearest-free")
+    shutil.copytree(Store(results).artifact(find_run(Store(results), "rq-kmeans").key), tmp_path / "moved")
+    moved.save(tmp_path / "moved")
+    found = asked(sidbench_cli, tmp_path / "moved", "--churn")
+    assert "moves codes" in found["notes"][0]
+    assert "which no fit gives" in found["missing"]["churn_seed"]
 
 
 @pytest.mark.parametrize("width", [80, 120])

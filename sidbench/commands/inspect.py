@@ -180,7 +180,7 @@ class Loader:
         except SidbenchError as e:
             why = (*why, f"no fitted tokenizer: {e}")
         own = int(sids.manifest.get("tokenizer_levels", sids.levels))
-        if own == sids.levels and sids.resolver not in ("", "keep"):
+        if _moved(sids, own):
             why = (*why, f"the resolver {sids.resolver} moves codes: all numbers are of what came out of it")
         return Subject(title, sids, own, corpus, divided, tokenizer, why)
 
@@ -207,6 +207,11 @@ class Loader:
                 return corpus, self.split(corpus, *protocol), ()
             why = (f"dataset {spec!r} is another one today (its fingerprint differs): --dataset names it",)
         return None, None, why
+
+
+def _moved(sids: SIDs, own: int) -> bool:
+    """Whether codes are the resolver's: one that adds no level changes those that there are."""
+    return own == sids.levels and sids.resolver not in ("", "keep")
 
 
 def measure(
@@ -326,6 +331,8 @@ def _why_not_refitted(subject: Subject, x: NDArray[np.float32] | None) -> str:
         return "needs the fitted tokenizer"
     if subject.tokenizer.supports("codes_of"):
         return f"{subject.tokenizer.name} looks codes up and fits nothing"
+    if _moved(subject.sids, subject.own):
+        return f"the resolver {subject.sids.resolver} moved codes, which no fit gives"
     gone = [
         k for k, v in subject.tokenizer.params().items() if isinstance(v, Path) and v.name and not v.exists()
     ]
