@@ -63,7 +63,7 @@ def weights(model: SASRec) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.model_.parameters()])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 7), st.integers(1, 80), st.integers(0, 99))
 def test_the_softmax_by_pieces_is_the_softmax(rows: int, items: int, cells: int, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
