@@ -57,10 +57,10 @@ class Learner:
         The loss is the mean over all codes of the batch: the shares, and their gradients, add up to those of
         the whole. Rows stand longest first, so the shares are alike in length.
         """
-        codes = int(self.trie.predicted[self.windows.targets(batch)].sum())
-        mine = batch[part::parts]
-        found = []
-        goals = self.windows.targets(mine)
+        everything = self.windows.targets(batch)
+        codes = int(self.trie.predicted[everything].sum())
+        mine, found = batch[part::parts], []
+        goals = everything if parts == 1 else self.windows.targets(mine)
         for i, (piece, items) in enumerate(self.windows.pieces(mine, goals, self._limit, self._spare)):
             if self._captured is not None:
                 found.append(self._captured.gradient(piece, items, codes, (step, part, i)))
