@@ -100,7 +100,10 @@ def run(
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(help="Which interactions train, select and test. [dim]Default: leave-one-out.[/dim]"),
+        typer.Option(
+            help="Which interactions train, select and test: leave-one-out, time-split or cold-start. "
+            "[dim]Default: leave-one-out.[/dim]"
+        ),
     ] = None,
     seen: Annotated[
         str | None,
@@ -117,8 +120,8 @@ def run(
         typer.Option(
             "--set",
             metavar="NAME.PARAMETER=VALUE",
-            help="A parameter of a method, a variant (rq-kmeans@long), a resolver, decoder, dataset, or "
-            "all tokenizers. Repeatable.",
+            help="A parameter of a method, a variant (rq-kmeans@long), a resolver, decoder, dataset, "
+            "protocol, logger, or all tokenizers. Repeatable.",
         ),
     ] = None,
     config: Annotated[

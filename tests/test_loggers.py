@@ -15,7 +15,7 @@ import torch
 
 from sidbench import callbacks as callbacks_module
 from sidbench import logger as logger_module
-from sidbench import plan, progress
+from sidbench import plan, progress, registry
 from sidbench.callbacks import Callbacks
 from sidbench.logger import Logger, Row
 from sidbench.record import RunRecord, Store
@@ -191,6 +191,29 @@ def test_mlflow_writes_where_it_is_told(
     said = sidbench_cli(*line, "--redo", "--set", "mlflow.uri=nonsense://x")
     assert said.code == 2
     assert said.err.startswith("error: --log mlflow cannot begin: ")
+
+
+@pytest.mark.skipif(not HAS_MLFLOW, reason="needs the extra mlflow")
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_knows_a_row_that_was_stopped(made: plan.Plan, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    logger, warnings = registry.find("logger", "mlflow")(), list[str]()
+
+    def stopped() -> None:
+        with Callbacks([logger], made.bench, tmp_path / "logs", warnings.append) as callbacks:
+            callbacks.started(made.tasks[0])
+            progress.report("train", 3, 10, loss=2.5)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert not warnings
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'logs' / 'mlflow.db'}")
+    [experiment] = [e for e in client.search_experiments() if e.name == "sidbench"]
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "KILLED"
+    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss")] == [(3, 2.5)]
 
 
 # ------------------------------------------------------------------------------------------- any logger
