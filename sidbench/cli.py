@@ -374,6 +374,29 @@ def leaderboard(
 
 
 @app.command()
+def compare(
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="A method of the results folder (all its seeds; rq-kmeans+suffix = with that resolver), a "
+            "run's id, or another results folder."
+        ),
+    ],
+    b: Annotated[str, typer.Argument(help="The same; b is judged by a.")],
+    results: Results = "results",
+    as_json: Json = False,
+) -> None:
+    """What moved beyond noise between two methods, runs, or results folders (of two machines or commits).
+
+    Exits with 0 where nothing got worse, 1 where something did beyond noise or failed that ran, 2 where they
+    cannot be compared. Times are shown; they decide nothing.
+    """
+    from sidbench.commands.compare import compare as execute
+
+    raise typer.Exit(execute(a, b, Path(results), as_json=as_json))
+
+
+@app.command()
 def clean(
     results: Results = "results",
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,

@@ -135,6 +135,20 @@ class Flip:
     below: str
 
 
+def _cutoffs(names: Iterable[str]) -> list[int]:
+    return sorted(int(name.partition("@")[2]) for name in names if name.startswith("recall@"))
+
+
+def _headline(cutoffs: Sequence[int]) -> int:
+    return HEADLINE if HEADLINE in cutoffs else cutoffs[-1]
+
+
+def headline_cutoff(names: Iterable[str]) -> int | None:
+    """The cut-off of the headline among some numbers; none where nothing was recommended."""
+    cutoffs = _cutoffs(names)
+    return _headline(cutoffs) if cutoffs else None
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """Some columns of a table, over the rows that they say something about."""
@@ -166,8 +180,7 @@ class Table:
 
     @cached_property
     def cutoffs(self) -> list[int]:
-        names = {name for row in self.rows for name in row.values if name.startswith("recall@")}
-        return sorted(int(name.partition("@")[2]) for name in names)
+        return sorted({k for row in self.rows for k in _cutoffs(row.values)})
 
     @property
     def headline(self) -> str | None:
@@ -176,7 +189,7 @@ class Table:
 
     @property
     def _headline_cutoff(self) -> int:
-        return HEADLINE if HEADLINE in self.cutoffs else self.cutoffs[-1]
+        return _headline(self.cutoffs)
 
     @property
     def seeds(self) -> list[int]:
@@ -328,16 +341,16 @@ def tables(records: Iterable[RunRecord], vectors: Vectors | None = None) -> list
     for a, b in itertools.pairwise(records):
         if a.id == b.id:
             raise DataError(f"record {a.id} was given twice; a board takes each run once")
-    agreements = {r.id: _agreement(r) for r in records}
+    agreements = {r.id: agreement(r) for r in records}
     # The most specific come first: what says less (a reference: no resolver) joins every table it fits.
     distinct = sorted(
         {json.dumps(a, sort_keys=True): a for a in agreements.values()}.items(),
         key=lambda i: (-len(i[1]), i[0]),
     )
     groups: list[dict[str, str]] = []
-    for _, agreement in distinct:
-        if not any(agreement.items() <= group.items() for group in groups):
-            groups.append(agreement)
+    for _, agreed in distinct:
+        if not any(agreed.items() <= group.items() for group in groups):
+            groups.append(agreed)
     groups.sort(key=lambda g: json.dumps(g, sort_keys=True))
     return [_table(g, [r for r in records if agreements[r.id].items() <= g.items()], vectors) for g in groups]
 
@@ -376,7 +389,7 @@ def settings(values: Any) -> Any:
     return list(values) if isinstance(values, tuple) else values
 
 
-def _agreement(record: RunRecord) -> dict[str, str]:
+def agreement(record: RunRecord) -> dict[str, str]:
     """What a record demands of its table, each part as canonical JSON."""
     key = record.key
     parts: dict[str, Any] = {
@@ -405,7 +418,7 @@ def _table(group: dict[str, str], records: list[RunRecord], vectors: Vectors | N
     table = Table(
         {part: json.loads(text) for part, text in group.items()},
         tuple(records),
-        tuple(_row(name, runs) for name, runs in zip(names, by_row.values(), strict=True)),
+        tuple(row_of(name, runs) for name, runs in zip(names, by_row.values(), strict=True)),
     )
     headline = table.headline or ""
 
@@ -471,7 +484,8 @@ def _compared(
     return found, [Flip(d.a, d.b) for d in turned if d.real]
 
 
-def _row(name: str, runs: list[RunRecord]) -> Row:
+def row_of(name: str, runs: list[RunRecord]) -> Row:
+    """Runs of one method that differ in the seed as one row."""
     runs = sorted(runs, key=lambda r: r.key["seed"])
     ran = [r for r in runs if r.status == "ok"]
     seeds = tuple(r.key["seed"] for r in ran)
