@@ -303,7 +303,7 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
     run.metrics.update(after)
     run.levels.update(metrics.prefix_collisions(resolved.codes, resolved=True))
     costs = tokenizer.costs if tokenizer.supports("costs") else None
-    run.metrics.update(metrics.resolution_metrics(codes, resolved.codes, x, costs))
+    run.metrics.update(metrics.resolution_metrics(codes, resolved.codes, sids.sizes[-1], x, costs))
     trie, trie_levels = metrics.trie_metrics(metrics.Prefixes(resolved.codes))
     run.metrics.update(trie)
     run.levels.update(trie_levels)

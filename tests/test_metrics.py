@@ -242,8 +242,8 @@ def test_what_a_resolver_moved_and_what_that_cost() -> None:
     def costs(rows: Codes, prefix: Codes) -> Codes:
         return rows
 
-    got = metrics.resolution_metrics(before, after, x, costs)  # type: ignore[arg-type]
+    got = metrics.resolution_metrics(before, after, 3, x, costs)  # type: ignore[arg-type]
     assert got == {"resolve_moved": pytest.approx(1 / 3), "resolve_added_cost": pytest.approx(2 / 2.5)}
-    assert metrics.resolution_metrics(before, after, x, None) == {"resolve_moved": pytest.approx(1 / 3)}
-    assert metrics.resolution_metrics(before, before, x, costs)["resolve_added_cost"] == 0  # type: ignore[arg-type]
+    assert metrics.resolution_metrics(before, after, 3, x, None) == {"resolve_moved": pytest.approx(1 / 3)}
+    assert metrics.resolution_metrics(before, before, 3, x, costs)["resolve_added_cost"] == 0  # type: ignore[arg-type]
     assert set(got) <= set(METRICS)

@@ -18,7 +18,7 @@ from sidbench.kit.nearest import Floats, Index
 from sidbench.sids import Codes, distinct_rows
 from sidbench.tokenizer import Tokenizer
 
-VALUES = 1 << 22  # costs held at one time
+VALUES = 1 << 22  # numbers held at one time: costs, or embeddings where these are wider
 
 
 class Places:
@@ -60,9 +60,13 @@ class Places:
         assert self.x is not None
         return self.tokenizer.costs(self.x[which - self.frozen], prefix)
 
+    def step(self, values: int) -> int:
+        """Items that may be looked at together, with so many values each."""
+        return max(1, VALUES // max(values, 1 if self.x is None else self.x.shape[1]))
+
     def pieces(self, count: int, values: int) -> Iterator[slice]:
         """So many items at a time that at most VALUES numbers are held, `values` an item."""
-        step = max(1, VALUES // values)
+        step = self.step(values)
         return (slice(at, min(at + step, count)) for at in range(0, count, step))
 
     def own_costs(self, which: Index) -> Floats:
@@ -156,7 +160,7 @@ class Shelves:
         those to whom their place costs least first.
         """
         prefix = self.prefix[self.movers]
-        step = max(1, VALUES // self.places.sizes[-1])
+        step = self.places.step(self.places.sizes[-1])
         at = 0
         while at < len(prefix):
             end = min(at + step, len(prefix))

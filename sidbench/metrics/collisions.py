@@ -16,7 +16,7 @@ from sidbench.sids import Codes, distinct_rows
 
 V = TypeVar("V")
 Costs = Callable[[Embeddings, Codes], NDArray[np.float32]]
-_VALUES = 1 << 21  # numbers of embeddings at one time
+_VALUES = 1 << 21  # numbers at one time: of embeddings or, where there are more, of costs
 
 
 def collision_metrics(
@@ -73,10 +73,12 @@ def floor_metrics(x: NDArray[np.float32], texts: NDArray[np.str_] | None = None)
     return values
 
 
-def resolution_metrics(before: Codes, after: Codes, x: Embeddings, costs: Costs | None) -> dict[str, float]:
+def resolution_metrics(
+    before: Codes, after: Codes, size: int, x: Embeddings, costs: Costs | None
+) -> dict[str, float]:
     """What a resolver did to the tokenizer's codes: how many items it moved, and how much farther they are.
 
-    Costs are those of the last code, in pieces, of all items before and of the moved ones after. SIDs that
+    Costs are those of the last of `size` codes, of all items before and of the moved ones after. SIDs that
     became longer or shorter than the tokenizer's have no costs there.
     """
     levels = before.shape[1]
@@ -84,19 +86,21 @@ def resolution_metrics(before: Codes, after: Codes, x: Embeddings, costs: Costs 
     values = {"resolve_moved": len(moved) / len(before)}
     if costs is None or (before < 0).any() or (after[moved, :levels] < 0).any():
         return values
-    was = _costs(before, x, np.arange(len(before)), costs)
+    was = _costs(before, size, x, np.arange(len(before)), costs)
     total = float(was.sum())
-    added = float(_costs(after[:, :levels], x, moved, costs).sum() - was[moved].sum())
+    added = float(_costs(after[:, :levels], size, x, moved, costs).sum() - was[moved].sum())
     # Where codes hit the items themselves, what is left over is rounding, and nothing is relative to that.
     if total > 1e-6 * abs(added):
         values["resolve_added_cost"] = added / total
     return values
 
 
-def _costs(codes: Codes, x: Embeddings, which: NDArray[np.int64], costs: Costs) -> NDArray[np.float64]:
-    """The cost of each item's last code after those before it."""
+def _costs(
+    codes: Codes, size: int, x: Embeddings, which: NDArray[np.int64], costs: Costs
+) -> NDArray[np.float64]:
+    """The cost of each item's last code after those before it, a piece at a time."""
     out = np.empty(len(which))
-    step = max(1, _VALUES // x.shape[1])
+    step = max(1, _VALUES // max(size, x.shape[1]))
     for at in range(0, len(which), step):
         some = which[at : at + step]
         found = costs(x[some], codes[some, :-1])

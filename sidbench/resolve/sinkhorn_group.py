@@ -65,7 +65,7 @@ class SinkhornGroup(Mover):
         codes = places.codes[:, -1].copy()
         for begin, end in _runs(size):
             members = int(size[begin])
-            step = members * max(1, VALUES // (members * k))
+            step = members * max(1, places.step(k) // members)
             for at in range(begin, end, step):
                 some = which[at : min(at + step, end)]
                 costs = places.costs(some, places.codes[some, :-1])
