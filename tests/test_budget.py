@@ -291,6 +291,7 @@ EAGER = """
 """
 
 
+@pytest.mark.timeout(300)  # on a busy machine a process of its own takes long to start
 def test_a_budgeted_run_that_is_stopped_goes_on_from_its_checkpoint(
     sidbench_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
