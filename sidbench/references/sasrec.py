@@ -146,21 +146,19 @@ class SASRec(Reference):
             counts = {"step": course.step, "sequences": course.step * self.batch}
             report("fit", *done, **{**course.numbers, **counts})
         weights.flat.copy_(course.best_weights)
-        self.curve_, self.facts_ = (
-            course.curve,
-            {
-                "device": str(device),
-                "precision": "fp32" if self._dtype == torch.float32 else "bf16",
-                "threads": torch.get_num_threads(),
-                "tokens_per_item": 1,
-                "parameters": sum(p.numel() for p in self.model_.parameters()),
-                "windows": len(windows),
-                "steps": course.step,
-                "best_step": course.best_step,
-                "sequences_seen": course.step * self.batch,
-                "targets_seen": course.targets,
-            },
-        )
+        self.curve_ = course.curve
+        self.facts_ = {
+            "device": str(device),
+            "precision": "fp32" if self._dtype == torch.float32 else "bf16",
+            "threads": torch.get_num_threads(),
+            "tokens_per_item": 1,
+            "parameters": sum(p.numel() for p in self.model_.parameters()),
+            "windows": len(windows),
+            "steps": course.step,
+            "best_step": course.best_step,
+            "sequences_seen": course.step * self.batch,
+            "targets_seen": course.targets,
+        }
         return self
 
     def facts(self) -> dict[str, Any]:
