@@ -32,8 +32,8 @@ def world(n: int, d: int, users: int) -> tuple[Any, Any, Any]:
         x[start : start + 100_000] = sorts[part] + 0.6 * rng.standard_normal((len(part), d), dtype=np.float32)
     lengths = rng.integers(3, 12, users)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    start = np.repeat(rng.integers(0, n, users), lengths)
-    items = (start + (rng.pareto(0.5, len(start)) * 3).astype(np.int64)) % n
+    first = np.repeat(rng.integers(0, n, users), lengths)
+    items = (first + (rng.pareto(0.5, len(first)) * 3).astype(np.int64)) % n
     return (
         x,
         Sequences(items.astype(np.int32), offsets),
