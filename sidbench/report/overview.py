@@ -204,6 +204,7 @@ def ranks(tables: Sequence[Table]) -> list[Ranks]:
 
 
 def _ranks(agreed: dict[str, Any], tables: list[Table]) -> Ranks:
+    tables = sorted(tables, key=lambda t: t.agreed["dataset"]["name"])
     headline = tables[0].headline or ""
     names = [t.agreed["dataset"]["name"] for t in tables]
     datasets = tuple(
