@@ -84,10 +84,12 @@ class Bench:
         x.flags.writeable = False  # a plugin that writes to its input fails as that plugin's own error
         return x
 
-    @property
+    @cached_property
     def learning(self) -> Split:
-        """The split as what learns is given it: the test targets are not there to be read."""
-        return replace(self.split, test=self.split.test.take(np.zeros(0, dtype=np.int64)))
+        """The split as what learns is given it: the test targets are not there to be read, but counted."""
+        test = self.split.test
+        nothing = test.take(np.zeros(0, dtype=np.int64))
+        return replace(self.split, test=nothing, queries=len(test), places=places_needed(self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,9 +311,9 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
     run.levels.update(trie_levels)
     run.facts["sid_sizes"] = list(resolved.sizes)
 
-    decoder = task.decoder.replace()
+    decoder, learning = task.decoder.replace(), bench.learning
     with run.timed("train", bench.device) as train, checkpoints.kept_in(unfinished) as kept:
-        decoder.fit(resolved, bench.learning)
+        decoder.fit(resolved, learning)
     run.facts["decoder"] = decoder.facts()
     seconds = kept.spent + train.seconds
     run.measured["decoder_seconds"] = seconds
@@ -425,9 +427,9 @@ def _disk_refuses(error: Exception, folder: Path) -> bool:
 
 
 def _run_reference(method: Reference, bench: Bench, run: _Run, unfinished: Path, code: str) -> None:
-    reference = method.replace()
+    reference, learning = method.replace(), bench.learning
     with run.timed("fit", bench.device) as fit, checkpoints.kept_in(unfinished / code) as kept:
-        reference.fit(bench.learning, bench.corpus.embeddings)
+        reference.fit(learning, bench.corpus.embeddings)
     run.facts.update(_told(reference))
     run.measured["fit_seconds"] = kept.spent + fit.seconds
     run.vectors.update({f"curve_{k}": np.asarray(v) for k, v in reference.curves().items()})

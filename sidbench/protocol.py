@@ -47,6 +47,10 @@ class Split:
     params: dict[str, Any] = field(default_factory=dict)
     #: Items that come after everything was learned, in ascending order; none in most protocols.
     cold: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    #: How many histories are searched after the learning, for a budget to leave time; 0 = as many as select.
+    queries: int = 0
+    #: For how many places each; 0 = as many as the learner likes.
+    places: int = 0
 
     @property
     def warm(self) -> NDArray[np.int64]:

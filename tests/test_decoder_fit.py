@@ -233,6 +233,46 @@ def test_a_budget_leaves_time_for_the_search(monkeypatch: pytest.MonkeyPatch) ->
     assert hits(decoder, split.test) > 0.6
 
 
+@pytest.mark.parametrize(
+    ("queries", "places"),
+    [(0, 0), (2_000, 0), (2_000, 30), (300, 20)],
+    ids=["as before", "many", "both", "wide"],
+)
+def test_a_budget_is_kept_for_as_many_queries_and_places_as_follow(
+    queries: int, places: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sids, split = world()
+    time = [0.0]
+    search = Retriever.search
+
+    def timed(self: Retriever, histories: Sequences, users: Any, beam: int, *rest: Any, **more: Any) -> Any:
+        time[0] += len(histories) * beam * 5e-4
+        return search(self, histories, users, beam, *rest, **more)
+
+    def now() -> float:
+        time[0] += 0.05
+        return time[0]
+
+    for module in (course_module, decoder_module, retrieval_module):
+        monkeypatch.setattr(module, "now", now)
+    monkeypatch.setattr(Retriever, "search", timed)
+    budget = 60.0
+    decoder = small(budget=budget).fit(sids, replace(split, queries=queries, places=places))
+    assert decoder.steps_ > 20
+    # What the lists of all who are asked take, at the width of their search.
+    after = (queries or len(split.valid)) * max(10, places) * 5e-4
+    assert abs(time[0] + after - budget) < 0.05 * budget
+
+
+def test_what_follows_is_the_clocks_business_alone() -> None:
+    sids, split = world()
+    fitted = [small(steps=20, eval_every=10).fit(sids, s)
+              for s in (split, replace(split, queries=9_999, places=30))]  # fmt: skip
+    assert fitted[0].curve_ == fitted[1].curve_
+    pairs = zip(fitted[0].model_.parameters(), fitted[1].model_.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 def test_smoothing_changes_training_alone() -> None:
     sids, split = world()
     plain, smooth = (small(steps=80, eval_every=40, label_smoothing=s).fit(sids, split) for s in (0.0, 0.2))

@@ -598,6 +598,10 @@ def test_what_learns_is_given_no_test_targets() -> None:
     made = plan.make_plan(settings, dry=True).bench
     assert len(made.learning.test) == 0
     assert len(made.learning.valid) == len(made.split.valid) > 0
+    assert made.learning.queries == len(made.split.test) > 0
+    assert made.learning.places == bench.places_needed(made) == max(made.cutoffs)
+    masked = replace(made, seen="mask").learning
+    assert masked.places == bench.places_needed(replace(made, seen="mask")) > max(made.cutoffs)
     assert (made.learning.train.items == made.split.train.items).all()
 
 

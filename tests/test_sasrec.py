@@ -209,6 +209,36 @@ def test_a_budget_leaves_time_for_the_lists(monkeypatch: pytest.MonkeyPatch) -> 
     assert hits(model, split.test) > 0.6
 
 
+@pytest.mark.parametrize(("queries", "places"), [(2_000, 0), (2_000, 30), (300, 20)])
+def test_a_budget_is_kept_for_as_many_lists_of_as_many_places_as_follow(
+    queries: int, places: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = world()
+    clock = [0.0]
+
+    def now() -> float:
+        clock[0] += 0.05
+        return clock[0]
+
+    def timed(scores: Any, k: int) -> Any:
+        clock[0] += len(scores) * k * 5e-4
+        return best(scores, k)
+
+    for place in (course_module, module):
+        monkeypatch.setattr(place, "now", now)
+    monkeypatch.setattr(module, "best", timed)
+    model = small(budget=60).fit(replace(split, queries=queries, places=places), X)
+    assert model.facts()["steps"] > 20
+    assert abs(clock[0] + queries * max(10, places) * 5e-4 - 60) < 3
+
+
+def test_what_follows_is_the_clocks_business_alone() -> None:
+    split = world()
+    fitted = [small(steps=20).fit(s, X) for s in (split, replace(split, queries=9_999, places=30))]
+    assert fitted[0].curves() == fitted[1].curves()
+    assert torch.equal(weights(fitted[0]), weights(fitted[1]))
+
+
 def test_training_stops_when_validation_no_longer_gains_and_keeps_the_best() -> None:
     split = world()
     model = small(steps=300, eval_every=20, patience=2).fit(split, X)

@@ -229,8 +229,8 @@ class Decoder(Plugin):
             "weights": {key: t.cpu() for key, t in weights.state().items()},
             "windows": windows.state(),
         }
-        team.send((self.params(), torch.get_num_threads(), sids, split, state if resumed else None))
-        with team.leading(weights.gradient):
+        work = (self.params(), torch.get_num_threads(), sids, split, state if resumed else None)
+        with team.leading(work, weights.gradient):
             self._train(course, windows, learner, split, None if folder is None else (folder, owner))
         weights.restore(course.best_weights)
         self.model_.requires_grad_(False)
@@ -249,6 +249,7 @@ class Decoder(Plugin):
     ) -> None:
         team, valid = ranks(), some(split.valid, self.valid_users)
         retriever = Retriever(self.model_, self.trie_, self.reader_)
+        wider: float | None = None  # what a user costs in the search after training, to one in a validation
         begun = course.step
         learner.begin(begun)
         share = course.share()
@@ -268,7 +269,11 @@ class Decoder(Plugin):
             if course.validates(share):
                 before = now()
                 found = retriever.validate(valid, self.beam, split.candidates)
-                course.reserved = now() - before + found.seconds / len(valid) * len(split.valid)
+                validated = now() - before
+                if self.budget and wider is None:
+                    wider = retriever.wider(valid, self.beam, split.places)
+                queries = split.queries or len(split.valid)
+                course.reserved = validated + found.seconds / len(valid) * queries * (wider or 1.0)
                 course.validated(found)
                 if kept is not None:
                     course.save(*kept, windows)

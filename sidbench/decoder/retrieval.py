@@ -26,6 +26,8 @@ from sidbench.protocol import Targets
 SEARCH_FLOATS = {"cpu": 1 << 22, "cuda": 1 << 26}
 #: The place up to which validation looks.
 PLACES = 10
+#: Users on whom the cost of a wider search is tried.
+FEW = 128
 
 Users = NDArray[np.integer[Any]]
 
@@ -82,6 +84,18 @@ class Retriever:
             loss += float(losses.sum())
         count = int(self.trie.predicted[torch.from_numpy(valid.items).long()].sum())
         return Validation(float(ndcg), float(recall), loss / count, searched)
+
+    def wider(self, valid: Targets, beam: int, places: int) -> float:
+        """How many times as long a search for so many places takes as a validation's, on a few users."""
+        narrow, wide = (min(max(beam, p), len(self.trie)) for p in (PLACES, places))
+        if wide <= narrow:
+            return 1.0
+        few, seconds = valid.take(np.arange(min(FEW, len(valid)))), []
+        for width in (narrow, wide):
+            start = now()
+            self.search(few.histories, few.users, width)
+            seconds.append(now() - start)
+        return max(1.0, seconds[1] / max(1e-9, seconds[0]))
 
     def _rows(self, beam: int) -> int:
         """How many users at once: as many as keep what one level makes of them within the limit."""

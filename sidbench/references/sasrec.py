@@ -44,6 +44,8 @@ CELLS = {"cpu": 1 << 19, "cuda": 1 << 27}
 CELLS_BF16 = {"cpu": 1 << 21, "cuda": 1 << 28}
 #: Those that recommending holds.
 SEARCH_CELLS = {"cpu": 1 << 22, "cuda": 1 << 26}
+#: The place up to which validation looks.
+PLACES_SEEN = 10
 
 
 class SASRec(Reference):
@@ -134,8 +136,9 @@ class SASRec(Reference):
                 self._look(course)
             share = course.share()
             if course.validates(share):
-                found = self._validate(valid)
-                course.reserved = found.seconds * (1 + len(split.valid) / len(valid))
+                # As long lists as after training, where the clock asks what those take.
+                found = self._validate(valid, max(PLACES_SEEN, split.places if self.budget else 0))
+                course.reserved = found.seconds * (1 + (split.queries or len(split.valid)) / len(valid))
                 course.validated(found)
                 if folder is not None:
                     course.save(folder, owner, windows)
@@ -246,13 +249,13 @@ class SASRec(Reference):
             )
         course.looked(loss)
 
-    def _validate(self, valid: Targets) -> Validation:
-        """What the users that select are given, and how likely what they took is made."""
+    def _validate(self, valid: Targets, k: int) -> Validation:
+        """What the users that select are given, and how likely what they took is made; from k places."""
         start = now()
         gain = hits = loss = 0.0
         for rows, scores in self._scored(valid.histories):
             goals = valid.items[rows].astype(np.int64)
-            items, _ = best(scores.cpu().numpy(), 10)
+            items = best(scores.cpu().numpy(), k)[0][:, :PLACES_SEEN]
             places = np.nonzero(items == goals[:, None])[1]
             gain += float((1 / np.log2(places + 2)).sum())
             hits += len(places)
