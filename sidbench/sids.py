@@ -137,7 +137,9 @@ def check_codes(codes: Any, sizes: tuple[int, ...], where: str, *, variable: boo
 
 
 def distinct_rows(codes: Codes) -> tuple[Codes, NDArray[np.int64]]:
-    """Distinct rows in lexicographic order and each row's place among them, by sorting."""
+    """Distinct rows in lexicographic order and each row's place among them, by sorting; without columns all are one."""
+    if not codes.shape[1]:
+        return codes[:1], np.zeros(len(codes), dtype=np.int64)
     order = np.lexsort(codes.T[::-1])
     ordered = codes[order]
     new = np.ones(len(codes), dtype=bool)

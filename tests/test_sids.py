@@ -54,6 +54,13 @@ def test_no_items_are_no_error() -> None:
     assert len(distinct_rows(np.zeros((0, 3), np.int32))[0]) == 0
 
 
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_rows_without_columns_are_all_one(n: int) -> None:
+    rows, place = distinct_rows(np.zeros((n, 0), np.int32))
+    assert rows.shape == (min(n, 1), 0)
+    assert place.tolist() == [0] * n
+
+
 def test_a_shorter_sid_ends_in_minus_one_and_stays_ended() -> None:
     ok = np.array([[1, 2, -1], [1, -1, -1], [0, 0, 0]])
     assert (check_codes(ok, SIZES, "here", variable=True) == ok).all()

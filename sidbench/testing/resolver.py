@@ -21,7 +21,7 @@ from sidbench.tokenizer import Tokenizer
 
 
 class Coarse(Tokenizer):
-    """Two levels of four codes: a tokenizer with many collisions and with costs, for resolvers to work on."""
+    """Two levels of four codes unless others are asked for: a tokenizer with many collisions and with costs, for resolvers to work on."""
 
     name = "coarse"
     levels: int = 2
@@ -67,15 +67,19 @@ class Situation:
 
 
 class ResolverSubject:
-    """A resolver under test with SIDs that collide: where there is room for all, and where there is not."""
+    """A resolver under test with SIDs that collide: where there is room for all, and where there is not.
+
+    One situation has a single level, whose prefix is empty.
+    """
 
     def __init__(self, resolver: Resolver) -> None:
         self.resolver = resolver
         self.crowded = Situation(catalogue(200, 8), Coarse())
+        self.flat = Situation(catalogue(200, 8), Coarse(levels=1, codebook_size=64))
         x = catalogue(200, 8)
         x[:5] = x[0]  # five items that nothing tells apart
         self.roomy = Situation(x, Coarse(codebook_size=(8, 128)))
-        self.situations = (self.crowded, self.roomy)
+        self.situations = (self.crowded, self.flat, self.roomy)
 
     @property
     def x(self) -> Embeddings:
