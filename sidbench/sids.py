@@ -137,8 +137,8 @@ def check_codes(codes: Any, sizes: tuple[int, ...], where: str, *, variable: boo
 
 
 def distinct_rows(codes: Codes) -> tuple[Codes, NDArray[np.int64]]:
-    """Distinct rows in lexicographic order and each row's place among them, by sorting; without columns all are one."""
-    if not codes.shape[1]:
+    """Distinct rows in lexicographic order and each row's place among them, by sorting."""
+    if not codes.shape[1]:  # without columns all rows are one
         return codes[:1], np.zeros(len(codes), dtype=np.int64)
     order = np.lexsort(codes.T[::-1])
     ordered = codes[order]

@@ -21,7 +21,7 @@ from sidbench.tokenizer import Tokenizer
 
 
 class Coarse(Tokenizer):
-    """Two levels of four codes unless others are asked for: a tokenizer with many collisions and with costs, for resolvers to work on."""
+    """A small tokenizer with many collisions and with costs, for resolvers to work on."""
 
     name = "coarse"
     levels: int = 2
