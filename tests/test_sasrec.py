@@ -21,9 +21,10 @@ from sidbench import checkpoints, progress
 from sidbench.dataset import Corpus, Sequences
 from sidbench.decoder import course as course_module
 from sidbench.decoder.inputs import Windows
+from sidbench.decoder.selection import some
 from sidbench.errors import DataError, SidbenchError, UsageError
 from sidbench.kit.softmax import cross_entropy
-from sidbench.protocol import Split, Targets, leave_one_out
+from sidbench.protocol import ColdStart, Split, Targets, leave_one_out
 from sidbench.record import RunRecord, Store
 from sidbench.reference import best
 from sidbench.references import sasrec as module
@@ -237,6 +238,29 @@ def test_what_follows_is_the_clocks_business_alone() -> None:
     fitted = [small(steps=20).fit(s, X) for s in (split, replace(split, queries=9_999, places=30))]
     assert fitted[0].curves() == fitted[1].curves()
     assert torch.equal(weights(fitted[0]), weights(fitted[1]))
+
+
+def test_cold_items_are_unknown_while_learning() -> None:
+    rng = np.random.default_rng(0)
+    rows = Sequences.of([rng.integers(ITEMS, size=6).tolist() for _ in range(200)])
+    split = ColdStart(share=0.2).split(Corpus("any", X, np.arange(ITEMS), rows, np.arange(200)))
+    cold, warm = torch.from_numpy(split.cold), torch.from_numpy(split.warm)
+    model = small(weight_decay=0.0, clip=1e9).fit(split, X)
+    # No gradient ever touched them: neither what they stand for nor how likely they are made.
+    table = model.model_.table.detach()
+    fresh = small()
+    fresh._prepare(ITEMS, torch.device("cpu"))
+    assert torch.equal(table[cold], fresh.model_.table.detach()[cold])
+    assert not torch.isclose(table[warm], fresh.model_.table.detach()[warm]).all(1).any()
+    # However high a cold item would stand, it pushes no other one down while weights are selected.
+    valid = some(split.valid, 100)
+    before = model._validate(valid, 10)
+    with torch.no_grad():
+        model.model_.table[cold] *= 1e3
+    after = model._validate(valid, 10)
+    assert before[:3] == after[:3]
+    # When asked, they are candidates like all others.
+    assert set(model.recommend(split.test.histories, ITEMS).groups[0]) == set(range(ITEMS))
 
 
 def test_training_stops_when_validation_no_longer_gains_and_keeps_the_best() -> None:

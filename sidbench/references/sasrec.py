@@ -115,6 +115,7 @@ class SASRec(Reference):
             )
         device = resolve(self.device)
         sids = self._prepare(split.n_items, device)
+        self._leave_out(split, device)
         weights = Weights(self.model_, torch.float32, self.weight_decay, self.clip)
         course = Course(weights, self.steps, self.eval_every, self.budget)
         place = checkpoints.place()
@@ -199,9 +200,17 @@ class SASRec(Reference):
             tokens="codes",
             tied=True,
         )
+        self.warm_: Tensor | None = None
         self.model_ = Causal(shape, self.seed).to(device)
         self.reader_ = Reader(Trie(sids).to(device), shape, torch.float32, leftmost=True)
         return sids
+
+    def _leave_out(self, split: Split, device: torch.device) -> None:
+        """While learning, no list of a validation holds a cold item, and no softmax has its row."""
+        if len(split.cold):
+            self.warm_ = torch.from_numpy(split.warm).to(device)
+            self.row_ = torch.zeros(split.n_items, dtype=torch.long, device=device)
+            self.row_[self.warm_] = torch.arange(len(self.warm_), device=device)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -234,6 +243,8 @@ class SASRec(Reference):
             read = self.reader_.stream(windows.items, begin, end, windows.users[piece])
             states.append(self.model_.states(read, goal[:, None], noise)[:, 0])
         table, _ = self.model_.head(0)
+        if self.warm_ is not None:
+            table, goals = table[self.warm_], self.row_[goals]
         cells = (CELLS if self._dtype == torch.float32 else CELLS_BF16)[device.type]
         loss = cross_entropy(torch.cat(states), table, goals, cells, self._dtype) / len(goals)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -255,6 +266,8 @@ class SASRec(Reference):
         gain = hits = loss = 0.0
         for rows, scores in self._scored(valid.histories):
             goals = valid.items[rows].astype(np.int64)
+            if self.warm_ is not None:
+                scores, goals = scores[:, self.warm_], self.row_.cpu().numpy()[goals]
             items = best(scores.cpu().numpy(), k)[0][:, :PLACES_SEEN]
             places = np.nonzero(items == goals[:, None])[1]
             gain += float((1 / np.log2(places + 2)).sum())
