@@ -187,9 +187,8 @@ def _seconds(record: RunRecord, users: int, budget: float) -> float:
 
 def _same_row(record: RunRecord, task: Task, bench: Bench) -> bool:
     ours, theirs = task.key(bench), record.key
-    return all(
-        ours[k] == theirs.get(k) for k in ("label", "params", "dataset", "decoder", "resolver", "hardware")
-    )
+    same = ("label", "params", "dataset", "protocol", "decoder", "resolver", "hardware")
+    return all(ours[k] == theirs.get(k) for k in same)
 
 
 def _resident_mb() -> float:

@@ -559,6 +559,13 @@ def test_an_estimate_comes_from_an_earlier_run_where_there_is_one(sidbench_cli: 
     assert row["known"]
 
 
+def test_an_estimate_goes_by_the_same_protocol(sidbench_cli: Cli, results: Path) -> None:
+    line = ("run", *TINY, "--methods", "random", "--seeds", "5", "--dry-run", "--json", "--results", results)
+    for other in (("--seen", "mask"), ("--protocol", "cold-start")):
+        (row,) = json.loads(sidbench_cli(*line, *other).out)["rows"]
+        assert not row["known"]
+
+
 def test_an_estimate_without_an_earlier_run_is_of_the_right_size(sidbench_cli: Cli, tmp_path: Path) -> None:
     line = ("run", *TINY, "--methods", "random,item-knn", "--results", tmp_path / "r")
     line += ("--set", "decoder.steps=150", "--set", "decoder.eval_every=50")
