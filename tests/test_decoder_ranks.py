@@ -7,6 +7,7 @@ import hashlib
 import os
 import pickle
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 from sidbench import checkpoints, progress, registry
 from sidbench.decoder import Decoder
@@ -258,11 +260,42 @@ def test_several_go_on_where_several_were_interrupted(
     assert resumed.facts() == whole.facts()
 
 
+@pytest.mark.parametrize("at", range(6))
+def test_an_interruption_inside_any_exchange_leaves_all_exchanges_paired(
+    monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    said: list[str] = []
+
+    def exchange(kind: str) -> Callable[..., None]:
+        def exchanged(*_: Any, **__: Any) -> None:
+            said.append(kind)
+            if len(said) == at + 1:  # its handler runs as the exchange returns, which is then done
+                signal.raise_signal(signal.SIGINT)
+
+        return exchanged
+
+    for name, kind in (("broadcast_object_list", "work"), ("broadcast", "word"), ("all_reduce", "sum")):
+        monkeypatch.setattr(dist, name, exchange(kind))
+    ranks, gradient, before = Ranks(0, 2), torch.zeros(4), signal.getsignal(signal.SIGINT)
+
+    def train() -> None:
+        with ranks.leading("training", gradient):
+            for step in range(2):
+                ranks.go(0.1, step)
+                ranks.sum(gradient, torch.zeros(()))
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    begun = min((at + 1) // 2, 2)
+    assert said == ["work", *["word", "sum"] * begun, "word"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_one_process_says_nothing_to_anybody() -> None:
     alone = Ranks()
     gradient, loss = torch.ones(3), torch.ones(())
     alone.send("anything")
-    with alone.leading(gradient):
+    with alone.leading("training", gradient):
         alone.go(0.1, 0)
         assert alone.sum(gradient, loss) == (gradient, loss)
     assert alone.device(torch.device("cuda")) == torch.device("cuda")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FrameType
 from typing import Any
 
 import torch
@@ -31,6 +34,8 @@ class Ranks:
         self.place = place
         #: Whether the others wait for this process's part of a sum.
         self._owes = False
+        #: Whether the others wait for this process's word on a training.
+        self._leads = False
 
     def device(self, asked: torch.device) -> torch.device:
         """The device that this process computes on, where one is asked for that several share."""
@@ -43,30 +48,33 @@ class Ranks:
     def send(self, message: Any) -> None:
         """From the first to the others, who are waiting in `receive`."""
         if self.count > 1:
-            self._shared(message)
+            with self._undivided():
+                self._shared(message)
 
     def receive(self) -> Any:
         """What the first sends."""
         return self._shared(None)
 
     @contextmanager
-    def leading(self, gradient: Tensor) -> Iterator[None]:
+    def leading(self, work: Any, gradient: Tensor) -> Iterator[None]:
         """A training that the first leads; however it ends, the others are told that it has ended."""
         try:
+            with self._undivided():
+                self.send(work)
+                self._leads = self.count > 1
             yield
+            self._dismiss(gradient)
         except RanksError:  # there is nobody left to tell
             raise
         except BaseException:
-            if self._owes:  # they wait for a sum, which nobody will use
-                self.sum(torch.zeros_like(gradient, dtype=torch.float32), gradient.new_zeros(()))
-            self._tell(math.nan, 0)
+            self._dismiss(gradient)
             raise
-        self._tell(math.nan, 0)
 
     def go(self, rate: float, begun: int) -> None:
         """The first's word to take a step at this rate, with the dropout of step `begun`."""
-        self._tell(rate, begun)
-        self._owes = self.count > 1
+        with self._undivided():
+            self._tell(rate, begun)
+            self._owes = self.count > 1
 
     def told(self) -> tuple[float, int] | None:
         """The first's word; None where the training has ended."""
@@ -77,9 +85,19 @@ class Ranks:
         """The gradient and the loss of the whole batch, from every process's share."""
         if self.count == 1:
             return gradient, loss
-        both = self._added(torch.cat((gradient, loss.float().view(1))))
-        self._owes = False
+        with self._undivided():
+            both = self._added(torch.cat((gradient, loss.float().view(1))))
+            self._owes = False
         return both[:-1], both[-1]
+
+    def _dismiss(self, gradient: Tensor) -> None:
+        """Nothing more comes of this training."""
+        with self._undivided():
+            if self._owes:  # they wait for a sum, which nobody will use
+                self.sum(torch.zeros_like(gradient, dtype=torch.float32), gradient.new_zeros(()))
+            if self._leads:
+                self._tell(math.nan, 0)
+                self._leads = False
 
     def _tell(self, rate: float, begun: int) -> None:
         if self.count > 1:
@@ -103,6 +121,29 @@ class Ranks:
         with self._reaching():
             dist.all_reduce(part)
         return part
+
+    @contextmanager
+    def _undivided(self) -> Iterator[None]:
+        """Ctrl-C waits inside: what the others have taken part in, this process also knows to be done.
+
+        They ignore Ctrl-C, so it is only the first's that could part them.
+        """
+        before = signal.getsignal(signal.SIGINT)
+        alone = self.count == 1 or self.rank > 0
+        if alone or threading.current_thread() is not threading.main_thread() or not callable(before):
+            yield
+            return
+        came: list[FrameType | None] = []
+        signal.signal(signal.SIGINT, lambda _, frame: came.append(frame))
+        try:
+            yield
+        except RanksError:  # says more than an interruption, and there is nobody left to tell of it
+            came.clear()
+            raise
+        finally:
+            signal.signal(signal.SIGINT, before)
+            if came:
+                before(signal.SIGINT, came[0])
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
