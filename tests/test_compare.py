@@ -121,13 +121,45 @@ def test_lower_is_better_where_a_metric_says_so() -> None:
     assert verdicts(found)["collision_items"] == "better"
 
 
-def test_of_one_seed_only_what_has_users_can_be_judged() -> None:
-    found = compare(*sides(seeds("a", 0.5, 1), seeds("a", 0.3, 1, collision_items=0.4)))
-    assert verdicts(found) == {"recall@10": "worse", "collision_items": "unknown", "fit_seconds": "same"}
+@pytest.mark.parametrize("few", ["a", "b", "both"])
+def test_one_seed_on_a_side_decides_nothing(few: str) -> None:
+    """The interval is there, of users alone; another seed of the very same row may lie outside it."""
+    one, two = (1 if few in (side, "both") else 3 for side in "ab")
+    found = compare(*sides(seeds("a", 0.5, one), seeds("a", 0.3, two, collision_items=0.4)))
+    said = verdicts(found)
+    assert said["recall@10"] == said["collision_items"] == "unknown"
+    (recall,) = [c for c in found.changes if c.metric.name == "recall@10"]
+    assert recall.low is not None
+    assert recall.p is None
     assert found.single == ("a",)
-    found = compare(*sides(seeds("a", 0.5, 1), seeds("a", 0.3, 1), read=gone))
+    assert not found.failed
+    found = compare(*sides(seeds("a", 0.5, one), seeds("a", 0.3, two), read=gone))
     assert verdicts(found)["recall@10"] == "unknown"
     assert not found.failed
+
+
+def test_references_that_draw_nothing_need_no_seeds() -> None:
+    given = {"kind": "reference", "resolver": None, "decoder": None}
+    one, two = seeds("a", 0.5, 1, **given), seeds("b", 0.3, 1, **given)
+    found = compare(*sides(one, two, named=True))
+    assert verdicts(found)["recall@10"] == "worse"
+    assert not found.single
+    # One that draws is like a tokenizer.
+    two = seeds("b", 0.3, 1, **given, params={"seed": 0})
+    assert verdicts(compare(*sides(one, two, named=True)))["recall@10"] == "unknown"
+
+
+def test_two_seeds_of_one_row_are_said_to_differ_in_nothing_else() -> None:
+    found = compare(*sides([run("a", 0.5, 0)], [run("a", 0.4, 1)]))
+    assert found.given == {"a": ["the seed alone, 0 → 1"]}
+    assert not found.failed
+
+
+def test_rounding_is_no_change() -> None:
+    """Of numbers that no seed scatters, and of single ones as far as they are printed."""
+    for n in (1, 3):
+        a, b = ([run("a", 0.5, s, collision_items=v) for s in range(n)] for v in (0.25, 0.25 * (1 + 1e-9)))
+        assert verdicts(compare(*sides(a, b)))["collision_items"] == "same"
 
 
 def test_times_are_told_and_decide_nothing() -> None:
@@ -221,7 +253,9 @@ def test_the_command_tells_and_exits(sidbench_cli: Cli, tmp_path: Path) -> None:
     one, two = (Side(str(r), tuple(runs_of(r)), Store(r).vectors, named=False) for r in (root, later))
     assert told == json.loads(json.dumps(numbers(compare(one, two))))
     first = seeds("good", 0.5)[0].id
-    assert sidbench_cli("compare", first[:8], "bad", "--results", root).code == 1
+    said = sidbench_cli("compare", first[:8], "bad", "--results", root)
+    assert said.code == 0
+    assert "? One seed on a side" in said.out
 
 
 def runs_of(root: Path) -> list[RunRecord]:

@@ -100,9 +100,9 @@ def _print(found: Comparison, a: str, b: str) -> None:
         if rows:
             console.print(Text(f"in {side} alone: {', '.join(rows)}", style="dim"))
     if any(c.verdict == "unknown" for c in changes):
-        console.print(Text("? One seed on a side: the noise of this number is unknown.", "yellow"))
-    if found.single:
-        console.print(Text("With one seed the noise of training is not in it (--seeds 0,1,2).", style="dim"))
+        console.print(Text("? One seed on a side: the noise is unknown (run --seeds 0,1,2).", "yellow"))
+    if wide and any(c.low is not None and c.row in found.single for c in changes):
+        console.print(Text("With one seed the 95% interval is of users alone.", style="dim"))
     console.print(Text(_summary(found), style="bold red" if found.failed else "bold"))
 
 
@@ -119,5 +119,8 @@ def _summary(found: Comparison) -> str:
     rows = len({c.row for c in found.changes})
     said = f"{len(decided)} numbers of {rows} {'row' if rows == 1 else 'rows'} compared: "
     if not (better or found.worse):
+        unknown = sum(c.verdict == "unknown" for c in decided)
+        if unknown:
+            return f"{said}nothing moved that can be judged, of {unknown} the noise is unknown."
         return f"{said}none moved beyond noise, at 5%, corrected for all of them."
     return f"{said}beyond noise, at 5%, {better} got better and {len(found.worse)} worse."

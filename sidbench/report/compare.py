@@ -43,9 +43,9 @@ class Change:
     metric: Metric
     a: Value
     b: Value
-    #: Corrected for all numbers that were compared; none where the noise is unknown.
+    #: Corrected for all numbers that were compared; none where the noise is unknown, as with one seed.
     p: float | None
-    #: The middle 95% of the difference, where every target was at hand.
+    #: The middle 95% of the difference, where every target was at hand; with one seed of users alone.
     low: float | None = None
     high: float | None = None
 
@@ -56,7 +56,8 @@ class Change:
     @property
     def verdict(self) -> Verdict:
         if self.p is None:
-            return "same" if self.delta == 0 else "unknown"
+            alike = self.metric.show(self.a.mean) == self.metric.show(self.b.mean)
+            return "same" if alike else "unknown"
         if self.p >= ALPHA:
             return "same"
         return "better" if self.metric.better(self.b.mean, self.a.mean) else "worse"
@@ -76,7 +77,7 @@ class Comparison:
     only_b: tuple[str, ...]
     #: By row, what differs in what they were given.
     given: dict[str, list[str]] = field(default_factory=dict)
-    #: Rows of one seed on a side: of training nothing is known.
+    #: Trained rows of one seed on a side: what another seed does is unknown, so nothing is decided.
     single: tuple[str, ...] = ()
 
     @property
@@ -102,14 +103,15 @@ def compare(a: Side, b: Side) -> Comparison:
     broken, given, single = [], {}, []
     for name, (x, y) in zip(names, found, strict=True):
         left, right = row_of(name, x), row_of(name, y)
-        given[name] = _differing(x[0], y[0])
+        given[name] = _differing(x[0], y[0]) or _other_seeds(x, y)
         if left.seeds and not right.seeds:
             broken.append(f"{name}: {right.failures[0].reason}")
         if not (left.seeds and right.seeds):
             continue
-        if min(len(left.seeds), len(right.seeds)) < 2:
+        known = all(len(row.seeds) > 1 or not _drawn(runs[0]) for row, runs in ((left, x), (right, y)))
+        if not known:
             single.append(name)
-        changes += _changes(name, left, right, a.vectors, b.vectors)
+        changes += _changes(name, left, right, a.vectors, b.vectors, known=known)
     return Comparison(
         tuple(_corrected(changes)),
         tuple(broken),
@@ -218,14 +220,25 @@ def _differing(a: RunRecord, b: RunRecord) -> list[str]:
     return out
 
 
+def _other_seeds(x: Runs, y: Runs) -> list[str]:
+    """Rows that were given the same, but other seeds."""
+    one, two = (", ".join(str(s) for s in sorted(r.key["seed"] for r in runs)) for runs in (x, y))
+    return [f"the seed alone, {one} → {two}"] if one != two and _whole(x[0]) == _whole(y[0]) else []
+
+
+def _drawn(record: RunRecord) -> bool:
+    """Whether another seed would give another row: any but a reference without one."""
+    return record.key["kind"] != "reference" or "seed" in record.key["params"]
+
+
 def _flat(name: str, values: Any) -> dict[str, Any]:
     if isinstance(values, dict):
         return {k: v for n, inner in values.items() for k, v in _flat(f"{name}.{n}", inner).items()}
     return {name.replace(".params.", "."): values}
 
 
-def _changes(name: str, a: Row, b: Row, of_a: Vectors, of_b: Vectors) -> list[Change]:
-    """p-values not yet corrected."""
+def _changes(name: str, a: Row, b: Row, of_a: Vectors, of_b: Vectors, *, known: bool) -> list[Change]:
+    """p-values not yet corrected; none where what seeds do is not known."""
     cutoffs = [headline_cutoff(row.values) for row in (a, b)]
     k = cutoffs[0] if cutoffs[0] == cutoffs[1] else None
     out = []
@@ -239,7 +252,7 @@ def _changes(name: str, a: Row, b: Row, of_a: Vectors, of_b: Vectors) -> list[Ch
         of_target = _BY_TARGET.get(found.name.partition("@")[0])
         sampled = _bootstrapped(a, b, of_a, of_b, of_target, k) if of_target and k else None
         if sampled:
-            out.append(replace(change, p=sampled[0], low=sampled[1], high=sampled[2]))
+            out.append(replace(change, p=sampled[0] if known else None, low=sampled[1], high=sampled[2]))
         else:
             out.append(replace(change, p=_welch(change.a, len(a.seeds), change.b, len(b.seeds))))
     return out
@@ -273,8 +286,10 @@ def _welch(a: Value, n: int, b: Value, m: int) -> float | None:
     if a.sd is None or b.sd is None:
         return 1.0 if a.mean == b.mean else None
     va, vb = a.sd**2 / n, b.sd**2 / m
-    if va + vb == 0 or math.isclose(a.mean, b.mean, rel_tol=1e-12):
-        return 1.0 if math.isclose(a.mean, b.mean, rel_tol=1e-12) else 0.0
+    if math.isclose(a.mean, b.mean, rel_tol=1e-6, abs_tol=1e-12):
+        return 1.0  # rounding, of another machine say, where no seed scatters
+    if va + vb == 0:
+        return 0.0
     from scipy.special import stdtr  # scipy.stats takes seconds to import
 
     freedom = (va + vb) ** 2 / (va**2 / (n - 1) + vb**2 / (m - 1))
