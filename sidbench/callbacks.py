@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -122,14 +123,23 @@ class Callbacks:
         self.queue.put((what, about))
 
     def _work(self) -> None:
+        resting: list[Logger] = []  # what has failed in this row
         while (message := self.queue.get()) is not None:
             what, about = message
-            for logger in tuple(self.loggers):
+            if what == "started":
+                resting = []
+            for logger in self.loggers:
+                if logger in resting:
+                    continue
                 try:
                     getattr(logger, what)(*about)
                 except (Exception, SystemExit) as e:  # a service away, a full disk: no reason to lose a row
-                    self.loggers.remove(logger)
-                    self.warn(f"--log {logger.name} ends, the rows go on: {type(e).__name__}: {e}")
+                    resting.append(logger)
+                    until = "" if what == "closed" else " until the next row"
+                    self.warn(f"--log {logger.name} ends{until}, the rows go on: {type(e).__name__}: {e}")
+                    if what != "closed":
+                        with suppress(Exception, SystemExit):  # has failed, and that has been said
+                            logger.closed()
 
 
 def _flat(key: dict[str, Any], prefix: str = "") -> dict[str, str | float | bool]:

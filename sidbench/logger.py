@@ -34,7 +34,8 @@ class Row:
 class Logger(Plugin, ABC):
     """Called in the order of the methods here, from a thread of its own: slow calls cost a row nothing.
 
-    What a logger raises ends that logger and no row. The built-in ones live in sidbench/loggers/.
+    What a logger raises ends no row: it is closed, and started again with the next one. The built-in ones
+    live in sidbench/loggers/.
     """
 
     kind: ClassVar[str] = "logger"
@@ -64,4 +65,4 @@ class Logger(Plugin, ABC):
         """A row ended, well or not: `record.status`."""
 
     def closed(self) -> None:
-        """The run ends; a row that was started and has not finished was stopped."""
+        """The run ends, or a call has raised; a row that was started and has not finished was stopped."""

@@ -307,10 +307,18 @@ def test_a_logger_that_breaks_loses_no_row(
     rows = (*TINY, "--methods", "popularity,random", "--set", f"own.breaks={breaks}")
     said = sidbench_cli("run", *rows, "--log", "own", "--results", tmp_path / "r")
     assert said.code == 0
-    assert "note: --log own ends, the rows go on: ValueError: no more paper" in said.out
+    until = "" if breaks == "closed" else " until the next row"
+    note = f"note: --log own ends{until}, the rows go on: ValueError: no more paper"
+    words = [t[0] for t in heard(tmp_path / "r")]
+    assert said.out.count(note) == words.count(breaks)  # once a row, and each row begins anew
+    assert words.count("started") == 2
     assert {r.status for r in records(tmp_path / "r").values()} == {"ok"}
     assert len(records(tmp_path / "r")) == 2
-    assert [t[0] for t in heard(tmp_path / "r")].count(breaks) == 1
+    assert words.count(breaks) == {"started": 2, "numbers": 1, "finished": 2, "closed": 1}[breaks]
+    for place, word in enumerate(words):  # what has failed is closed, and hears no more of its row
+        if word == breaks != "closed":
+            assert words[place + 1] == "closed"
+            assert words[place + 2 : place + 3] in ([], ["started"], ["closed"])
 
 
 def test_a_logger_that_cannot_begin_is_told_before_anything_runs(

@@ -50,6 +50,7 @@ class MLflow(Logger):
     def started(self, row: Row) -> None:
         from mlflow.entities import Param
 
+        self.waiting = []  # of a row before that could not be written
         tags = {"sidbench.run": row.run, "sidbench.label": row.label, "sidbench.dataset": row.dataset}
         self.run = self.client.create_run(self.place, run_name=row.name, tags=tags).info.run_id
         params = [Param(_name(name), str(value)[:500]) for name, value in row.params.items()]
@@ -86,9 +87,11 @@ class MLflow(Logger):
 
     def _end(self, status: str) -> None:
         if self.run:
-            self._write()
-            self.client.set_terminated(self.run, status)
-            self.run = ""
+            try:
+                self._write()
+            finally:
+                run, self.run = self.run, ""
+                self.client.set_terminated(run, status)
 
 
 def _name(name: str) -> str:

@@ -51,5 +51,5 @@ class TensorBoard(Logger):
 
     def closed(self) -> None:
         if self.writer is not None:
-            self.writer.close()
-            self.writer = None
+            writer, self.writer = self.writer, None
+            writer.close()
