@@ -265,7 +265,7 @@ def inspect(
     churn: Annotated[
         bool, typer.Option("--churn", help="Fit twice more: another seed, and a tenth fewer items.")
     ] = False,
-    legends: Annotated[bool, typer.Option(help="Say what each number does and does not show.")] = True,
+    legends: Annotated[bool, typer.Option(help="Say what each number does and does not show.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")] = "auto",
     results: Results = "results",
     as_json: Json = False,

@@ -185,8 +185,22 @@ def test_what_is_printed_fits(
     assert max(map(cell_len, said.out.splitlines())) <= width
     for title in SECTIONS:
         assert title in said.out
-    assert ("it does not show" in said.out.lower()) == (legends == "--legends")
+    assert ("does not show" in " ".join(said.out.lower().split())) == (legends == "--legends")
+    assert ("--legends explains" in said.out) == (legends == "--no-legends")
     assert "nan" not in said.out
+
+
+def test_legends_of_a_file_claim_nothing_of_a_resolver(
+    sidbench_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    np.save(tmp_path / "unique.npy", np.stack(np.divmod(np.arange(60), 20), axis=1))
+    np.save(tmp_path / "shared.npy", np.zeros((60, 2), dtype=np.int64))
+    out = " ".join(sidbench_cli("inspect", tmp_path / "unique.npy", "--legends").out.split())
+    assert "before the resolver" not in out
+    assert "as they are in the file, whatever a resolver did before" in out
+    assert "the last level may be a suffix" in out
+    assert "may be a suffix" not in sidbench_cli("inspect", tmp_path / "shared.npy").out
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -22,10 +22,11 @@ from sidbench.commands.results import find_run, open_store
 from sidbench.dataset import Corpus
 from sidbench.errors import DataError, SidbenchError, UsageError, unknown
 from sidbench.metrics import ABSENT, METRICS, Found, Metric
+from sidbench.metrics.collisions import BEFORE
 from sidbench.plugin import parameter_types
 from sidbench.protocol import PROTOCOLS, Split, split
 from sidbench.record import RunRecord, Store
-from sidbench.sids import Codes, SIDs
+from sidbench.sids import Codes, SIDs, distinct_rows
 from sidbench.tokenizer import Tokenizer
 
 #: What is printed together, in the order in which people ask.
@@ -53,6 +54,12 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Search": ("trie_branching", "trie_fanout", "trie_nodes"),
     "Churn": ("churn_seed", "churn_seed_groups", "churn_growth", "churn_growth_groups"),
 }
+#: What legends say of codes that are the tokenizer's own, and what is true of others.
+FOUND = (
+    (BEFORE, "Taken on the codes as they are in the file, whatever a resolver did before."),
+    (", before the resolver", ", as it is in the file"),
+    ("codes before the resolver", "codes as they are in the file"),
+)
 ARROWS = {"higher": "↑", "lower": "↓", "none": " "}
 
 
@@ -71,6 +78,15 @@ class Subject:
     notes: tuple[str, ...] = ()
     #: What a person says of each item, in place of the dataset's categories; -1 where nothing.
     attribute: NDArray[np.int32] | None = None
+    #: Whether a resolver may have changed the codes before: those of a file, or known to be moved.
+    as_found: bool = False
+
+    def legend(self, metric: Metric) -> str:
+        """What a number says of these codes, and what it does not."""
+        said = metric.legend
+        for own, found in FOUND if self.as_found else ():
+            said = said.replace(own, found)
+        return said
 
     @property
     def ids(self) -> NDArray[Any]:
@@ -151,6 +167,8 @@ class Loader:
         notes = [f"counts codes from {base}"]
         if sizes is None:
             notes.append("a level's size is its largest code and one (--sizes says otherwise)")
+        if len(largest) > 1 and len(distinct_rows(codes)[0]) == len(codes):
+            notes.append("every SID is unique: the last level may be a suffix, apart from the items")
         corpus, divided, why = self._data([], (self.protocol, {}), "")
         rows = np.arange(len(codes))
         if corpus is not None:
@@ -159,7 +177,8 @@ class Loader:
             notes += [f"{left_out:,} items of the file are not in the dataset"] if left_out else []
         own_ids = np.array(ids, dtype=np.str_) if ids is not None else np.arange(len(codes))
         found = SIDs(codes[rows], sizes or largest, own_ids[rows])
-        return Subject(path.name, found, len(found.sizes), corpus, divided, None, (*notes, *why))
+        said = (*notes, *why)
+        return Subject(path.name, found, found.levels, corpus, divided, None, said, as_found=True)
 
     def _of_artifact(
         self,
@@ -182,7 +201,7 @@ class Loader:
         own = int(sids.manifest.get("tokenizer_levels", sids.levels))
         if _moved(sids, own):
             why = (*why, f"the resolver {sids.resolver} moves codes: all numbers are of what came out of it")
-        return Subject(title, sids, own, corpus, divided, tokenizer, why)
+        return Subject(title, sids, own, corpus, divided, tokenizer, why, as_found=_moved(sids, own))
 
     def _data(
         self, specs: list[tuple[str, dict[str, Any]]], protocol: tuple[str, dict[str, Any]], fingerprint: str
@@ -434,8 +453,10 @@ def _print(console: Console, subject: Subject, found: Found, legends: bool) -> N
         table.add_column(no_wrap=True)
         table.add_column(ratio=1, style="dim")
         for m in shown:
-            table.add_row(m.label, escape(m.legend))
+            table.add_row(m.label, escape(subject.legend(m)))
         console.print(table)
+    else:
+        console.print("\n--legends explains each number: what it says, and what it does not.", style="dim")
 
 
 def _section(title: str, there: list[Metric], found: Found, width: int) -> Table:

@@ -16,6 +16,8 @@ from sidbench.sids import Codes, distinct_rows
 
 V = TypeVar("V")
 Costs = Callable[[Embeddings, Codes], NDArray[np.float32]]
+#: Ends the legends of what is taken before the resolver; `inspect` says otherwise where that is not so.
+BEFORE = "Taken on the tokenizer's codes, before the resolver."
 _VALUES = 1 << 21  # numbers at one time: of embeddings or, where there are more, of costs
 
 
@@ -124,7 +126,7 @@ def _both(name: str, label: str, legend: str, format: str = ".2%") -> tuple[Metr
     """One number before the resolver and the same number after it."""
     before = Metric(
         name=name, label=label, source="sids", direction="lower", format=format,
-        legend=f"{legend} Taken on the tokenizer's codes, before the resolver.",
+        legend=f"{legend} {BEFORE}",
     )  # fmt: skip
     after = Metric(
         name=f"{name}_resolved", label=f"{label}, resolved", source="sids", direction="lower", format=format,
