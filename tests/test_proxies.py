@@ -17,6 +17,7 @@ from rich.cells import cell_len
 from sidbench.metrics import METRICS
 from sidbench.record import RunRecord, Store, run_id
 from sidbench.report import proxies
+from sidbench.report.differences import holm
 from sidbench.report.proxies import analyze, overall, verdict
 from sidbench.report.proxies_page import PAGE, page
 
@@ -85,7 +86,7 @@ def test_correlations_are_scipys_ties_and_all(seed: int) -> None:
 
 
 def test_holm_by_hand() -> None:
-    assert proxies.holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
 
 
 @pytest.mark.parametrize(("n", "value"), [(5, 1.0), (6, 0.886), (7, 0.786), (9, 0.7), (20, 0.447)])

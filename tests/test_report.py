@@ -298,6 +298,8 @@ def test_a_reader_is_told_what_does_not_beat_the_floor_or_a_reference() -> None:
         "Not above the floor random: bad.",
         "No tokenizer here is above item-knn, which needs no SIDs.",
     ]
+    both = [*records, reference("transitions", 0.04)]
+    assert "No tokenizer here is above item-knn, transitions, which need no SIDs." in only(both).notes
     for text in (leaderboard(records), rendered(records, 100)):
         assert "Not above the floor random: bad." in text
     assert only(usual()).notes == []

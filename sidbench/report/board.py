@@ -304,7 +304,8 @@ class Table:
             top = max(mean[m] for m in kinds["method"])
             above = [r for r in kinds["reference"] if mean[r] >= top]
             if above:
-                notes.append(f"No tokenizer here is above {', '.join(above)}, which needs no SIDs.")
+                need = "which need no SIDs" if len(above) > 1 else "which needs no SIDs"
+                notes.append(f"No tokenizer here is above {_listed(above)}, {need}.")
         return notes + self._flip_notes
 
     @property

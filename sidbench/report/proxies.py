@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sidbench.metrics import METRICS
 from sidbench.report import words
 from sidbench.report.board import Row, Table, tables
+from sidbench.report.differences import holm
 
 if TYPE_CHECKING:
     from sidbench.record import RunRecord
@@ -136,16 +137,6 @@ def needed(n: int) -> float:
     found = np.abs(_pearson(orders.astype(np.float64), rank[None]))
     values = np.unique(found.round(9))
     return float(min(v for v in values if v == values[-1] or _beyond(found, v - 1e-9) < ALPHA))
-
-
-def holm(p: list[float]) -> list[float]:
-    """p-values corrected for all of them together."""
-    order = sorted(range(len(p)), key=p.__getitem__)
-    worst, out = 0.0, [0.0] * len(p)
-    for place, i in enumerate(order):
-        worst = max(worst, min(1.0, (len(p) - place) * p[i]))
-        out[i] = worst
-    return out
 
 
 def _group(table: Table, title: str) -> Group:
