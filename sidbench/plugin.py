@@ -108,6 +108,8 @@ def configure(cls: type[P], values: dict[str, Any]) -> P:
     known = parameter_types(cls)
     for key in values:
         if key not in known:
+            if not known:
+                raise UsageError(f"{cls.name} has no parameters; leave out {cls.name}.{key}")
             raise UsageError(
                 f"{cls.name} has no parameter {key!r}{nearest(key, known)} Known: {', '.join(known)}."
             )

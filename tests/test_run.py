@@ -426,6 +426,7 @@ def test_a_plugin_that_fails_is_a_failed_row_and_the_others_stand(
         (("--seen", "hide"), "Input should be 'keep' or 'mask'"),
         (("--seeds", "x"), "seeds.0 = 'x'"),
         (("--device", "tpu"), "device = 'tpu'"),
+        (("--set", "leave-one-out.x=1"), "leave-one-out has no parameters; leave out leave-one-out.x"),
         (("--set", "rq-kmeans.iter=3"), "rq-kmeans has no parameter 'iter'; did you mean 'iters'"),
         (("--set", "rq-kmeans.iters=0"), "rq-kmeans.iters = 0 does not fit"),
         (("--methods", "random", "--set", "rq-kmeans.iter=3"), "no parameter 'iter'; did you mean 'iters'"),

@@ -101,8 +101,9 @@ def _introduce(plan: Plan, settings: Settings, console: Console) -> None:
     )
     decoder = next((t.decoder for t in plan.tasks if t.decoder is not None), None)
     if decoder is not None:
-        # With a budget, what it decides is said by it alone.
+        # With a budget, what it decides is said by it alone; a time decides when to validate too.
         bound = () if settings.budget is None else ("budget", "steps", "patience")
+        bound = (*bound, "steps", "patience", "eval_every") if decoder.budget else bound
         hidden = ("seed", "device", *bound, *(() if decoder.budget else ("budget",)))
         said = ", ".join(f"{k} {v}" for k, v in decoder.params().items() if k not in hidden)
         console.print(f"decoder {settings.decoder}: {said}", style="dim", soft_wrap=whole)
