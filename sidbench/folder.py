@@ -20,6 +20,8 @@ Rows = NDArray[np.int64]
 
 # A larger file of vectors stays on disk and is read through a memmap.
 IN_MEMORY = 1 << 30
+# Numbers beyond are no seconds that a log of today could hold (the year 5138): milliseconds or finer.
+LATEST = 10**11
 LAYOUT = "`user` and `items` (lists), or `user`, `item` and `timestamp`"
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 ITEM, USER, TIME = ("item", "item_id", "id"), ("user", "user_id"), ("timestamp", "time")
@@ -133,12 +135,20 @@ class Events:
         users, times = self.users[order], ticks[order]
         tied = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
         is_last = np.append(users[1:] != users[:-1], True)[1:]
+        found = []
+        if self.times.a_second == 1 and len(ticks) and np.abs(ticks).max() > LATEST:
+            found.append(
+                f"timestamps up to {ticks.max():.0f} are taken for seconds, but look like milliseconds: "
+                "order and cuts do not depend on it; for true moments divide them, or write dates"
+            )
         note = (
             f"{tied.sum():,} of {max(len(users) - 1, 0):,} neighbouring events share user and timestamp, and "
             f"{(tied & is_last).sum():,} users' last two do; inside a tie the order is "
             + ("that of the file (ties = 'file')" if ties == "file" else "a hash (ties = 'shuffle')")
         )
-        return self._rows(order), self.times.seconds(order), (note,) if tied.any() else ()
+        if tied.any():
+            found.append(note)
+        return self._rows(order), self.times.seconds(order), tuple(found)
 
     def _rows(self, order: Rows) -> Sequences:
         offsets = np.zeros(len(self.user_ids) + 1, dtype=np.int64)

@@ -32,7 +32,8 @@ class Weights:
             self.worker = copy.deepcopy(model).to(dtype)
             parameters = sorted(self.worker.parameters(), key=lambda p: p.ndim == 1)
             self._worker_flat = _flatten(parameters)
-        #: What the worker gathers, in its own precision.
+        #: What the worker gathers, in its own precision: in bfloat16 each piece of a batch is added with a
+        #: rounding of 2^-9, so how a batch is cut into pieces shows by about that much.
         self.gradient = torch.zeros_like(self._worker_flat)
         _views(self.gradient, parameters, gradient=True)
         matrices = sum(p.numel() for p in parameters if p.ndim > 1)
