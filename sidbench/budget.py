@@ -21,6 +21,8 @@ class Budget:
     """One of the two is above zero."""
 
     seconds: float = 0.0
+    #: Rows of training batches. What a row teaches is the learner's own: one target or, where every position
+    #: of a row is one, up to as many as its history is long.
     sequences: int = 0
 
     @classmethod
@@ -53,11 +55,14 @@ class Budget:
         return needed <= plugin.params().keys()
 
     def bind(self, plugin: P) -> P:
-        """The plugin as it keeps to the budget; one whose training no validation may end: patience 0."""
+        """The plugin as it keeps to the budget; counted, no validation ends it and its warm-up is a tenth."""
         if self.seconds:
             return plugin.replace(budget=self.seconds)
-        steps = math.ceil(self.sequences / plugin.params()["batch"])
-        return plugin.replace(steps=steps, patience=0)
+        params = plugin.params()
+        steps = math.ceil(self.sequences / params["batch"])
+        # A training that ends before its warm-up does has never learned at its own rate.
+        warmup = {"warmup": min(params["warmup"], max(1, steps // 10))} if "warmup" in params else {}
+        return plugin.replace(steps=steps, patience=0, **warmup)
 
     def refuse(self, target: str, values: dict[str, Any]) -> None:
         """A parameter that would say anew how long to train is an error, not a question of who wins."""

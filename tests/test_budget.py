@@ -170,7 +170,8 @@ def test_a_budget_decides_how_long_and_nothing_else() -> None:
     for budget, changes in (
         ("5m", {"budget": 300.0}),
         ("50000seq", {"steps": -(-50_000 // 96), "patience": 0}),
-        ("10seq", {"steps": 1, "patience": 0}),
+        ("10000seq", {"steps": 105, "patience": 0, "warmup": 10}),  # a tenth, where that is less
+        ("10seq", {"steps": 1, "patience": 0, "warmup": 1}),
     ):
         task = next(t for t in made(budget, "decoder.batch=96").tasks if t.decoder is not None)
         assert task.decoder is not None
