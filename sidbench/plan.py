@@ -160,9 +160,10 @@ def _rows(settings: Settings) -> tuple[list[Task], list[str]]:
                 without[label] = [r.name for r in made if r not in able]
         else:
             rows.append(Task(label, _bound(method, label, settings), 0))
-    asked_for_all = "all" in settings.methods or "all" in settings.resolvers
-    if without and not asked_for_all:
-        label, lost = next(iter(without.items()))
+    left = {row.label for row in rows}
+    for label, lost in without.items():
+        if label in left or "all" in settings.methods:
+            continue
         raise UsageError(
             f"{label} gives no distances (costs): it cannot be used with {', '.join(lost)}; for it use "
             f"--resolvers {','.join(n for n, cls in resolvers.items() if not cls.needs_costs)}"

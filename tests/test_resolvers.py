@@ -430,6 +430,15 @@ def test_pairs_that_cannot_be_are_left_out_with_a_note_or_refused(
     assert "random: left out with" in " ".join(said.out.split())
     assert "random + random-free" in said.out
     assert "random + min-cost-last" not in said.out
+    # So are those of a product; what has no row left is refused, whatever else has some.
+    said = sidbench_cli(*line, "--methods", "rq-kmeans,lsh,random", "--resolvers", "keep,min-cost-last")
+    assert said.code == 0
+    assert "random: left out with min-cost-last" in " ".join(said.out.split())
+    assert [f"random + {r}" in said.out for r in ("keep", "min-cost-last")] == [True, False]
+    assert "rq-kmeans + min-cost-last" in said.out
+    said = sidbench_cli(*line, "--methods", "rq-kmeans,random", "--resolvers", "min-cost-last")
+    assert said.code == 2
+    assert "random gives no distances" in " ".join((said.out + said.err).split())
     said = sidbench_cli(*line, "--resolvers", "min-cost-last")
     assert said.code == 2
     assert "random gives no distances (costs)" in " ".join((said.out + said.err).split())
