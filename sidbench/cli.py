@@ -95,8 +95,8 @@ def run(
         typer.Option(
             metavar="TIME|SEQUENCES",
             help="What each row's training is given: a time, with its search but without the tokenizer's fit "
-            "(90s, 5m, 1h30m), or training sequences (50000seq): one target each with tiger, up to `history` of "
-            "them with causal and sasrec. [dim]Default: the preset's steps.[/dim]",
+            "(90s, 5m, 1h30m), or training sequences (50000seq): one target each with tiger, up to `history` "
+            "of them with causal and sasrec. [dim]Default: the preset's steps.[/dim]",
         ),
     ] = None,
     protocol: Annotated[
