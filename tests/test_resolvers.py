@@ -325,6 +325,22 @@ def test_sinkhorn_group_parts_items_that_differ_and_never_those_that_do_not() ->
     assert len(np.unique(after[4:], axis=0)) == 5
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_sinkhorn_group_goes_on_until_groups_stay(seed: int) -> None:
+    """With room, what has settled is settled: one round more moves nobody. Without, no SID is lost."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(60, 4)).astype(np.float32)
+    x[rng.integers(60, size=9)] = x[rng.integers(60, size=9)]
+    for size in (100, 24):
+        t = Coarse(levels=1, codebook_size=size).fit(np.concatenate([x] * 2) if size > 60 else x)
+        codes = rng.integers(size // 4, size=(60, 1)).astype(np.int32)
+        before = SIDs(codes, t.sizes, np.arange(60))
+        after, later = (SinkhornGroup(rounds=r).resolve(before, t, x) for r in (20, 21))
+        if (after.codes == later.codes).all() and size == 100:
+            assert (SinkhornGroup(rounds=1).resolve(after, t, x).codes == after.codes).all()
+        assert len(after.groups()[0]) >= len(before.groups()[0])
+
+
 def test_sinkhorn_group_leaves_groups_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sinkhorn_group, "VALUES", 15)
     before = sids([(0, 0)] * 4 + [(1, 1)] * 2)

@@ -12,6 +12,7 @@ from sidbench.kit import groups
 from sidbench.kit.nearest import Index
 from sidbench.kit.places import VALUES, Places, to_nearest
 from sidbench.resolver import Mover
+from sidbench.sids import distinct_rows
 
 TILE = 1 << 17  # entries of plans at one time, near the processor
 SAME = 1e-6  # shares that differ by less, relatively, are one
@@ -44,17 +45,25 @@ class SinkhornGroup(Mover):
             to_nearest(places, 1)
             return
         seen = np.zeros(0, dtype=np.uint64)
+        # Where there is no room groups may go in circles: of all rounds the last with the most SIDs counts.
+        best, most = places.codes[:, -1].copy(), len(distinct_rows(places.codes)[0])
         for _ in range(self.rounds):
             which, group, _ = places.crowd()
-            # A group of the very same items as before would get the very same codes.
+            # The very same items on the very same code would stay there again.
             names = np.zeros(group.max(initial=-1) + 1, dtype=np.uint64)
-            np.add.at(names, group, groups.scrambled(which.astype(np.uint64)))
+            before = places.codes[which, -1].astype(np.uint64)
+            np.add.at(names, group, groups.scrambled(groups.scrambled(which.astype(np.uint64)) ^ before))
             small = np.bincount(group, minlength=len(names)) * places.sizes[-1] <= VALUES
             new = small & ~np.isin(names, seen)
             if not new.any():
-                return
-            seen = np.concatenate([seen, names[new]])
+                break
             self._spread(places, which[new[group]], group[new[group]])
+            new[group[places.codes[which, -1] != before]] = False
+            seen = np.concatenate([seen, names[new]])
+            distinct = len(distinct_rows(places.codes)[0])
+            if distinct >= most:
+                best, most = places.codes[:, -1].copy(), distinct
+        places.codes[:, -1] = best
 
     def _spread(self, places: Places, which: Index, group: Index) -> None:
         """New last codes for whole groups, those of equal size together."""
