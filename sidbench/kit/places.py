@@ -1,9 +1,9 @@
 """Places: who has which SID while a resolver moves items, and what other codes would cost them.
 
 What moves depends on the items and not on the order of their rows: where two items want one place, the one
-that loses less by it wins, and among equals a hash of their embeddings decides. The exception: items of the very
-same embedding but of different codes, which only a tokenizer that does not go by embeddings gives, take the
-place in the order of rows.
+that loses less by it wins, and among equals a hash of their embeddings decides. The exception: items of the
+very same embedding but of different codes, which only a tokenizer that does not go by embeddings gives, take
+places in the order of rows.
 """
 
 from __future__ import annotations
