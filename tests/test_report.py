@@ -345,6 +345,13 @@ def test_only_failures_still_make_a_board() -> None:
     assert rendered([failed("a")], 80)
 
 
+def test_of_failures_alone_the_terminal_shows_no_empty_table() -> None:
+    text = rendered([failed("a")], 80)
+    assert "codes out of range" in text
+    assert "Method" not in text
+    assert "Method" in rendered([failed("a"), *usual()], 80)
+
+
 def test_every_shown_column_has_its_legend_and_no_other() -> None:
     text = leaderboard(usual())
     legend = "\n".join(lines(text.partition("## Legend")[2], "- **"))

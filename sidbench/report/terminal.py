@@ -230,7 +230,8 @@ def _rendered(table: Table, title: str, view: _View) -> RenderableType:
     below = lost + [Text(note, style="yellow") for note in table.notes]
     below += [Text(note, style="dim") for note in words.alike(table)]
     below += [Text(f"{r.name}, seed {f.seed}, {f.reason}", style="red") for r in rows for f in r.failures]
-    return Group(Text(title, style="bold"), grid, *below)
+    # Where nothing ran there are no columns, and the failures below say it all.
+    return Group(Text(title, style="bold"), *([grid] if columns else []), *below)
 
 
 def _fitting(table: Table, space: int, columns: Sequence[Metric]) -> set[str]:
