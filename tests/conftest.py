@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ import pytest
 import sidbench.plugins
 from sidbench import provenance, registry
 from sidbench.cli import main
+
+# Where tests run in the background of a script Ctrl-C may be ignored, by children too: some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def forget() -> None:

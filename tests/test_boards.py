@@ -72,7 +72,12 @@ def run(
             "resolve_moved": 0.01,
         }
         facts = {"sizes": list(sizes), "sid_sizes": [*sizes, *added], "floor": label == "random"}
-        facts["decoder"] = {"parameters": 1234, "tokens_per_item": 4, "sequences_seen": 51200}
+        facts["decoder"] = {
+            "parameters": 1234,
+            "tokens_per_item": 4,
+            "sequences_seen": 51200,
+            "targets_seen": 256000,
+        }
     return RunRecord(
         id=hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12],
         status="ok",
@@ -328,6 +333,7 @@ def test_sizes_of_decoder_and_sids_are_columns() -> None:
     assert at["Parameters"] == "1,234"
     assert at["Tokens read (an item)"] == "4"
     assert at["Sequences seen"] == "51,200"
+    assert at["Targets seen"] == "256,000"
     assert at["Budget (s)"] == "300"
     assert "Σ over the tokenizer's levels of log2" not in text.partition("### Quality")[0]
 

@@ -22,7 +22,7 @@ def size_metrics(facts: Mapping[str, Any], params: Mapping[str, Any]) -> dict[st
             out["sid_bits_added"] = _bits(final) - _bits(own)
     # A tokenizer's own facts are not its decoder's.
     trained = facts.get("decoder", {} if own else facts)
-    for name in ("parameters", "tokens_per_item", "tokens_per_target", "sequences_seen"):
+    for name in ("parameters", "tokens_per_item", "tokens_per_target", "sequences_seen", "targets_seen"):
         if isinstance(found := trained.get(name), (int, float)):
             out[f"decoder_{name}"] = float(found)
     if isinstance(budget := params.get("budget"), (int, float)) and budget > 0:
@@ -74,7 +74,13 @@ METRICS: tuple[Metric, ...] = (
         name="decoder_sequences_seen", label="Sequences seen", source="decoder", direction="none",
         format=",.0f", secondary=True,
         legend="Training sequences that were taken, repeated ones counted each time. With equal numbers rows "
-        "saw equally much; does not show which step was kept in the end.",
+        "of one decoder saw equally much; does not show how many targets a sequence holds (targets seen).",
+    ),
+    Metric(
+        name="decoder_targets_seen", label="Targets seen", source="decoder", direction="none",
+        format=",.0f", secondary=True,
+        legend="Items that training had to predict, repeated ones counted each time: a sequence holds one, "
+        "or up to as many as a history is long. Does not show which step was kept in the end.",
     ),
     Metric(
         name="decoder_budget", label="Budget", source="decoder", direction="none", format=",.0f",

@@ -86,6 +86,7 @@ COST = (
     "decoder_tokens_per_item",
     "decoder_tokens_per_target",
     "decoder_sequences_seen",
+    "decoder_targets_seen",
     "decoder_budget",
     "decoder_seconds",
     "decoder_sequences_per_second",
