@@ -1,4 +1,4 @@
-"""The published page in a real browser: sorts, filters, opens rows, shows charts, asks nobody, logs nothing."""
+"""The published page in a browser: it sorts, filters, opens rows, shows charts, asks nobody, logs nothing."""
 
 from __future__ import annotations
 
