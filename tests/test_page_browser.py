@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from sidbench.commands.results import leaderboard
+
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="selenium is not installed: pip install '.[test]'"
 )
 
-PAGE = Path(__file__).resolve().parent.parent / "results" / "published" / "leaderboard.html"
+PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -101,12 +103,21 @@ def driver() -> Iterator[Any]:
         found.quit()
 
 
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the embedded dataset's published records."""
+    folder = tmp_path_factory.mktemp("results")
+    shutil.copytree(PUBLISHED / "records" / "synthetic", folder / "records" / "synthetic")
+    assert leaderboard(folder, check=False, as_json=True) == 0
+    return folder / "leaderboard.html"
+
+
 @pytest.fixture
-def page(driver: Any) -> Opened:
+def page(driver: Any, file: Path) -> Opened:
     opened = Opened(driver)
     opened.screen(1280)
     opened.prefer()
-    driver.get(PAGE.as_uri())
+    driver.get(file.as_uri())
     opened.js("try { localStorage.clear() } catch {}")
     opened.logged()
     return opened
