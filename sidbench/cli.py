@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sidbench import __version__
+from sidbench import __version__, cli_files
 from sidbench.errors import SidbenchError, UsageError
 
 
@@ -432,6 +432,9 @@ def doctor(results: Results = "results", as_json: Json = False) -> None:
     from sidbench.commands.doctor import doctor as execute
 
     raise typer.Exit(execute(Path(results), as_json=as_json))
+
+
+app.add_typer(cli_files.app)
 
 
 def _command(arguments: list[str]) -> str:
