@@ -170,6 +170,8 @@ class Dataset(Plugin, ABC):
     kind: ClassVar[str] = "dataset"
     #: The parameter that `name:value` on the command line sets (`synthetic:tiny`), if any.
     variant: ClassVar[str] = ""
+    #: Whether somebody has run this on the real files; where nobody has, `sidbench list` says so.
+    verified: ClassVar[bool] = True
 
     @abstractmethod
     def load(self) -> Corpus:

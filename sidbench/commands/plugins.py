@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sidbench import registry, testing
+from sidbench.dataset import Dataset
 from sidbench.decoder import Decoder
 from sidbench.errors import UsageError, unknown
 from sidbench.folder import find_folder
@@ -122,6 +123,8 @@ def _plugins(kind: str) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"name": name, "summary": cls.summary(), "from": scan.origins[cls]}
         if getattr(cls, "paper", ""):
             entry["paper"] = cls.paper
+        if issubclass(cls, Dataset):
+            entry["verified"] = cls.verified
         entry["parameters"] = _parameters(cls)
         out.append(entry)
     return out
@@ -223,6 +226,8 @@ def _plain(value: Any) -> Any:
 def _print_entry(console: Console, entry: dict[str, Any], *, detailed: bool) -> None:
     origin = entry.get("from", "sidbench")
     tail = f" [dim]({escape(origin)})[/dim]" if origin != "sidbench" else ""
+    if entry.get("verified") is False:
+        tail = f" [yellow](verified: no)[/yellow]{tail}"
     arrow = {"higher": " ↑", "lower": " ↓"}.get(entry.get("direction", ""), "")
     console.print(f"  [cyan]{escape(entry['name']):<24}[/cyan] {escape(entry['summary'])}{arrow}{tail}")
     if not detailed:
