@@ -213,6 +213,32 @@ def test_every_cell_of_the_markdown_stands_on_the_page(made: Boards) -> None:
         assert cell in shown
 
 
+def test_what_several_boards_say_together_opens_the_page() -> None:
+    plain = {"name": "keep", "params": {}}
+    other = {**DATASET, "name": "library", "fingerprint": "4567"}
+    runs = [record("rq-kmeans", 0.3), record("tree", 0.4)]
+    runs += [record(r.key["label"], r.metrics["recall@10"] / 2, resolver=plain) for r in runs]
+    runs += [record(r.key["label"], 0.5 - r.metrics["recall@10"], dataset=other) for r in runs[:2]]
+    text = Boards(runs, vectors).files()[PAGE]
+    seen = Reader(text).seen
+    ids = [attrs["id"] for _, attrs in seen if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    ranks, best = (
+        re.search(f'<section class="board" id="{i}-0".*?</section>', text, re.S) for i in ("over", "best")
+    )
+    assert ranks is not None
+    assert best is not None
+    # One dataset has them in one order, the other in the other: both have mean rank 1.5.
+    assert ranks[0].count('data-v="1.5"') == 2
+    assert "tree</b> with suffix" in best[0]
+    for resolver in ("keep", "suffix"):
+        assert resolver in best[0]
+    # Every row of them opens what its own board says of it.
+    opened = set(re.findall(r'<a class="open" href="#(row-[0-9a-f]{8})"', ranks[0] + best[0]))
+    assert opened
+    assert opened <= set(re.findall(r'id="(row-[0-9a-f]{8})"', text))
+
+
 def test_what_is_sorted_by_is_the_value_itself(made: Boards, usual_page: str) -> None:
     (table, _), *_ = made.drawn
     rows = re.findall(r'<tr[^>]* data-row="[^"]+".*?</tr>', usual_page, re.DOTALL)

@@ -16,6 +16,8 @@ from sidbench.report import words
 from sidbench.report.board import Part, Row, Table, value
 from sidbench.report.charts.scale import key, known
 from sidbench.report.drawing import COLOURS, Figure, colours
+from sidbench.report.page_overview import Section
+from sidbench.report.page_overview import sections as overview
 
 if TYPE_CHECKING:
     from sidbench.record import RunRecord
@@ -78,6 +80,7 @@ def _body(boards: Sequence[Board], *, pictures: bool) -> str:
     groups = [table for table, _ in boards]
     titles = words.titles(groups)
     shown: dict[str, Metric] = {}
+    together = overview(groups, _head, shown)
     sections = [
         _section(table, title, figures, shown, pictures=pictures)
         for (table, figures), title in zip(boards, titles, strict=True)
@@ -98,7 +101,8 @@ def _body(boards: Sequence[Board], *, pictures: bool) -> str:
             '<button id="theme" class="plain" type="button" hidden>Theme</button></div></header>\n',
             _tools(groups),
             '<main id="boards" class="wide">\n',
-            _contents(groups, titles) if len(groups) > 1 else "",
+            _contents(together, groups, titles) if len(groups) > 1 else "",
+            *(s.html for s in together),
             *sections,
             _legend(shown),
             "</main>\n<footer><div class='wide'>",
@@ -129,9 +133,11 @@ def _tools(groups: Sequence[Table]) -> str:
     )
 
 
-def _contents(groups: Sequence[Table], titles: Sequence[str]) -> str:
-    """A line a board, with who stands first."""
-    lines = []
+def _contents(together: Sequence[Section], groups: Sequence[Table], titles: Sequence[str]) -> str:
+    """A line a section, with who stands first."""
+    lines = [
+        f'<li><a href="#{s.id}">{escape(s.title)}</a><span>{escape(s.first)}</span></li>' for s in together
+    ]
     for table, title in zip(groups, titles, strict=True):
         first, head = table.rows[0], table.headline
         best = (
