@@ -18,8 +18,8 @@ ROOT = PACKAGE.parent
 LAYERS = (
     ("errors", "progress", "clock", "checkpoints", "sidbench"),
     ("plugin", "budget", "sids", "sidfile", "provenance"),
-    ("dataset", "tokenizer", "kit"),
-    ("folder", "protocol", "ranking", "resolver"),
+    ("dataset", "tokenizer", "kit", "vectors", "vectors_parquet", "vectors_shards"),
+    ("embed", "folder", "protocol", "ranking", "resolver"),
     ("reference", "record", "metrics", "decoder", "resolve", "references", "plugins", "datasets"),
     ("logger", "loggers"),
     ("registry", "testing"),
