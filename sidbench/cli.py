@@ -102,8 +102,8 @@ def run(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="Which interactions train, select and test: leave-one-out, time-split or cold-start. "
-            "[dim]Default: leave-one-out.[/dim]"
+            help="Which interactions train, select and test: leave-one-out, time-split, cold-start or "
+            "published. [dim]Default: published for data that bring a split, else leave-one-out.[/dim]"
         ),
     ] = None,
     seen: Annotated[

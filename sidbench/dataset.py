@@ -88,6 +88,54 @@ class Sequences:
 
 
 @dataclass(frozen=True, eq=False)
+class Targets:
+    """What is to be predicted: row i is `items[i]` after `histories[i]`, by user `users[i]` of the corpus.
+
+    A user may have several rows; each is a question of its own.
+    """
+
+    users: NDArray[np.int64]
+    histories: Sequences
+    items: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> Targets:
+        return Targets(self.users[rows], self.histories.take(rows), self.items[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Published:
+    """A split that came with the data. Row u of `train` is user u; histories are as published."""
+
+    train: Sequences
+    valid: Targets
+    test: Targets
+
+    @property
+    def digest(self) -> str:
+        """A hash of every row: it names the split in a record, beside the fingerprint of the data."""
+        h = hashlib.blake2b(digest_size=8)
+        for s in (self.train, self.valid.histories, self.test.histories):
+            h.update(np.ascontiguousarray(s.items).data)
+            h.update(np.ascontiguousarray(s.offsets).data)
+        for t in (self.valid, self.test):
+            h.update(np.ascontiguousarray(t.users).data)
+            h.update(np.ascontiguousarray(t.items).data)
+        return h.hexdigest()
+
+    def renumbered(self, new: NDArray[np.int32]) -> Published:
+        """The same split of a catalogue in which item i has become `new[i]`."""
+        train = Sequences(new[self.train.items], self.train.offsets)
+        valid, test = (
+            Targets(t.users, Sequences(new[t.histories.items], t.histories.offsets), new[t.items])
+            for t in (self.valid, self.test)
+        )
+        return Published(train, valid, test)
+
+
+@dataclass(frozen=True, eq=False)
 class Corpus:
     """A catalogue and what its users did. Row i of everything is item i; ids are the owner's."""
 
@@ -102,6 +150,8 @@ class Corpus:
     #: When each of `sequences.items` happened, in seconds (of Unix time, where dates are known); a protocol
     #: that cuts by time needs them, no other reads them.
     times: NDArray[np.int64] | None = None
+    #: The split that was published with the data, where there is one; the protocol `published` applies it.
+    published: Published | None = None
     #: What was noticed on the way in, for people: ties, dropped rows.
     notes: tuple[str, ...] = ()
     #: A hash of what is learned from (vectors and sequences); decides the order of `permuted`.
@@ -128,6 +178,8 @@ class Corpus:
             raise DataError(f"dataset {self.name!r}: sequences name items outside 0..{n - 1}")
         if self.times is not None:
             _check_times(self.times, self.sequences, f"dataset {self.name!r}")
+        if self.published is not None:
+            _check_published(self.published, n, len(self.sequences), f"dataset {self.name!r}")
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", _fingerprint(self))
         if not self.catalogue:
@@ -161,6 +213,7 @@ class Corpus:
             titles=None if self.titles is None else self.titles[order],
             categories=None if self.categories is None else self.categories[order],
             sequences=Sequences(new_row[self.sequences.items], self.sequences.offsets),
+            published=None if self.published is None else self.published.renumbered(new_row),
         )
 
 
@@ -189,6 +242,23 @@ def some_rows(x: Embeddings, rows: Ints, key: str) -> Embeddings:
             out[start : start + step] = x[rows[start : start + step]]
 
     return cached_rows(key, (len(rows), x.shape[1]), fill)
+
+
+def _check_published(split: Published, items: int, users: int, where: str) -> None:
+    """Every part names items and users that there are, and every target has its history."""
+    if len(split.train) != users:
+        raise DataError(f"{where}: its published split trains on {len(split.train)} rows for {users} users")
+    for part in (split.valid, split.test):
+        if not len(part.users) == len(part.histories) == len(part.items):
+            raise DataError(f"{where}: its published split has unequally many users, histories and targets")
+        if len(part) and (part.users.min() < 0 or part.users.max() >= users):
+            raise DataError(f"{where}: its published split names users outside 0..{users - 1}")
+    for found in (
+        split.train.items,
+        *(x for t in (split.valid, split.test) for x in (t.items, t.histories.items)),
+    ):
+        if len(found) and (found.min() < 0 or found.max() >= items):
+            raise DataError(f"{where}: its published split names items outside 0..{items - 1}")
 
 
 def _check_times(times: Any, sequences: Sequences, where: str) -> None:

@@ -61,6 +61,8 @@ def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> P
 
     before = cached_files()
     corpus = registry.load_dataset(settings.dataset, settings.set.get("dataset"))
+    if corpus.published is not None and "protocol" not in settings.model_fields_set:
+        protocol = make_protocol("published")  # who names none means the split that came with the data
     bench = Bench(
         corpus=corpus,
         split=protocol.split(corpus),

@@ -11,26 +11,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from sidbench.dataset import Corpus, Sequences, scramble
+from sidbench.dataset import Targets as Targets
 from sidbench.errors import DataError, UsageError, unknown
 from sidbench.plugin import Plugin, configure
-
-
-@dataclass(frozen=True, eq=False)
-class Targets:
-    """What is to be predicted: row i is `items[i]` after `histories[i]`, by user `users[i]` of the corpus.
-
-    A user may have several rows; each is a question of its own.
-    """
-
-    users: NDArray[np.int64]
-    histories: Sequences
-    items: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def take(self, rows: NDArray[np.integer[Any]]) -> Targets:
-        return Targets(self.users[rows], self.histories.take(rows), self.items[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,12 +214,49 @@ class ColdStart(Protocol):
         return np.sort(np.argsort(hashed, kind="stable")[:count]).astype(np.int64)
 
 
+class Published(Protocol):
+    """The split that came with the data: its rows train, select and test as somebody published them.
+
+    A dataset of such files brings it, and is then run under it unless another protocol is named. Histories
+    and targets are those of the rows, not longer and not fewer; every item of the catalogue is a candidate.
+    """
+
+    name = "published"
+
+    def split(self, corpus: Corpus) -> Split:
+        found = corpus.published
+        if found is None:
+            raise DataError(
+                f"dataset {corpus.name!r} brings no split of its own; {self.name} is for data that were "
+                "published with one, such as minionerec:FOLDER. Name another protocol"
+            )
+        for what, part in (("select", found.valid), ("test", found.test)):
+            if not len(part):
+                raise DataError(
+                    f"dataset {corpus.name!r} was published without rows that {what}, and {self.name} makes "
+                    "up none; add the file that holds them, or name another protocol"
+                )
+        new = ~np.isin(found.test.items, found.train.items)
+        return Split(
+            protocol=self.name,
+            train=found.train,
+            valid=found.valid,
+            test=found.test,
+            n_items=len(corpus),
+            notes=(
+                f"{len(found.valid):,} published rows select, {len(found.test):,} test; "
+                f"{new.mean():.1%} of the test targets name an item that no training sequence holds",
+            ),
+            params={**self.params(), "rows": found.digest},
+        )
+
+
 def _moment(seconds: int) -> str:
     """A time as people say it."""
     return str(np.datetime64(seconds, "s")).replace("T", " ")
 
 
-PROTOCOLS: dict[str, type[Protocol]] = {p.name: p for p in (LeaveOneOut, TimeSplit, ColdStart)}
+PROTOCOLS: dict[str, type[Protocol]] = {p.name: p for p in (LeaveOneOut, TimeSplit, ColdStart, Published)}
 
 
 def make_protocol(name: str, values: dict[str, Any] | None = None) -> Protocol:

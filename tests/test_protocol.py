@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sidbench.dataset import Corpus, Sequences
+from sidbench.dataset import Corpus, Published, Sequences
 from sidbench.errors import DataError, UsageError
 from sidbench.plugin import parameter_docs
 from sidbench.protocol import PROTOCOLS, ColdStart, Targets, TimeSplit, leave_one_out, make_protocol, split
@@ -223,3 +223,55 @@ def test_every_protocol_explains_itself() -> None:
 def test_a_parameter_that_there_is_not_is_named() -> None:
     with pytest.raises(UsageError, match="cold-start has no parameter 'shares'; did you mean 'share'"):
         make_protocol("cold-start", {"shares": 0.1})
+
+
+def published(train: list[list[int]], valid: list[Any], test: list[Any]) -> Published:
+    """Rows as somebody published them: (user, history, target)."""
+
+    def targets(rows: list[Any]) -> Targets:
+        users, histories, items = zip(*rows, strict=True) if rows else ((), (), ())
+        return Targets(np.array(users, np.int64), Sequences.of(histories), np.array(items, np.int32))
+
+    return Published(Sequences.of(train), targets(valid), targets(test))
+
+
+SPLIT = published([[1, 2], [5]], [(0, [2], 3)], [(0, [2, 3], 4), (1, [5], 6), (0, [4], 1)])
+
+
+def test_a_published_split_is_kept_as_it_is() -> None:
+    made = split(corpus([[1, 2, 3, 4, 1], [5, 6]], published=SPLIT), "published")
+    assert [r.tolist() for r in made.train] == [[1, 2], [5]]
+    assert made.test.users.tolist() == [0, 1, 0]
+    assert [r.tolist() for r in made.test.histories] == [[2, 3], [5], [4]]
+    assert made.test.items.tolist() == [4, 6, 1]
+    assert made.valid.items.tolist() == [3]
+    assert made.notes == (
+        "1 published rows select, 3 test; 66.7% of the test targets name an item that no training sequence "
+        "holds",
+    )
+
+
+def test_a_published_split_follows_the_items_when_they_are_permuted() -> None:
+    before = corpus([[1, 2, 3, 4, 1], [5, 6]], published=SPLIT, embeddings=np.eye(10, dtype=np.float32))
+    after = before.permuted()
+    one, two = split(before, "published"), split(after, "published")
+    assert two.test.items.tolist() != one.test.items.tolist()
+    for a, b in ((one.test, two.test), (one.valid, two.valid)):
+        assert before.item_ids[a.items].tolist() == after.item_ids[b.items].tolist()
+        assert (before.item_ids[a.histories.items] == after.item_ids[b.histories.items]).all()
+    other = split(corpus([[1, 2]], published=published([[1]], [(0, [1], 2)], [(0, [1], 3)])), "published")
+    assert one.params["rows"] != other.params["rows"]
+
+
+def test_a_published_split_must_be_there_and_whole() -> None:
+    with pytest.raises(DataError, match="brings no split of its own"):
+        split(corpus([[1, 2, 3]]), "published")
+    nothing = published([[1], [2]], [], [(0, [1], 2)])
+    with pytest.raises(DataError, match="without rows that select"):
+        split(corpus([[1], [2]], published=nothing), "published")
+    with pytest.raises(DataError, match=r"names items outside 0\.\.9"):
+        corpus([[1], [2]], published=published([[1], [2]], [(0, [1], 2)], [(0, [1], 12)]))
+    with pytest.raises(DataError, match=r"names users outside 0\.\.1"):
+        corpus([[1], [2]], published=published([[1], [2]], [(0, [1], 2)], [(2, [1], 1)]))
+    with pytest.raises(DataError, match="trains on 1 rows for 2 users"):
+        corpus([[1], [2]], published=published([[1]], [(0, [1], 2)], [(0, [1], 1)]))
