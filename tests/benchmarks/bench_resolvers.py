@@ -1,69 +1,81 @@
-"""Resolvers on a large catalogue: `python tests/benchmarks/bench_resolvers.py [--items N] [NAME ...]`.
+"""Resolvers on a large catalogue: `python tests/benchmarks/bench_resolvers.py [--items N] [--extend] [NAME ...]`.
 
-A million items of 32 dimensions around centres of centres, 2% of them duplicates, and the codes of rq-kmeans
-(3 x 256, fitted on a sample): about a third of the items share their SID. Each resolver resolves them all;
-then the last tenth comes to the others, resolved without it. Seconds are of the wall and of the processor,
-which differ on a busy machine.
+Items of 32 dimensions around centres of centres, 2% of them copies, in a mapped file, and the codes of
+rq-kmeans (4 x 256, fitted on a sample): of a million items 7% share their SID. Each resolver resolves them
+all in a process of its own; with --extend the last tenth then comes to the others, resolved without it.
+Seconds are of the wall and of the processor, which differ on a busy machine; memory is what the process has
+beside the mapped file at the most, Python and libraries included.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import tempfile
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measured import mapped, measured, world
 
 from sidbench import metrics, registry
 from sidbench.sids import SIDs
 
-
-def world(n: int, d: int = 32) -> Any:
-    rng = np.random.default_rng(0)
-    kinds = rng.normal(size=(300, d))
-    sorts = 1.5 * kinds[rng.integers(300, size=6000)] + 0.5 * rng.normal(size=(6000, d))
-    x = (sorts[rng.integers(6000, size=n)] + 0.7 * rng.normal(size=(n, d))).astype(np.float32)
-    x[rng.integers(n, size=n // 50)] = x[rng.integers(n, size=n // 50)]
-    return x
+FITTED_ON = 100_000
 
 
-def took(work: Callable[[], SIDs]) -> tuple[SIDs, float, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    found = work()
-    return found, time.perf_counter() - wall, time.process_time() - cpu
+def prepare(folder: Path, n: int) -> None:
+    """The world, a tokenizer fitted on its first rows, and the codes of all."""
+    x = world(folder / f"x{n}.npy", n)
+    if not (folder / "tokenizer").exists():
+        made = registry.find("tokenizer", "rq-kmeans")(device="cpu", levels=4)
+        made.fit(np.array(x[:FITTED_ON])).save(folder / "tokenizer")
+    if not (folder / f"codes{n}.npy").exists():
+        np.save(folder / f"codes{n}.npy", registry.load_tokenizer(folder / "tokenizer", "cpu").encode(x))
+
+
+def resolving(folder: Path, n: int, name: str, late: int = 0) -> Callable[[], Any]:
+    """The work to be measured: all items, or the last ones beside the others."""
+    x, codes = mapped(folder / f"x{n}.npy"), np.load(folder / f"codes{n}.npy")
+    t = registry.load_tokenizer(folder / "tokenizer", "cpu")
+    resolver = registry.find("resolver", name)()
+    ids, first = np.arange(n), n - late
+    sids = SIDs(codes[:first], t.sizes, ids[:first])
+    if not late:
+        return lambda: _told(resolver, resolver.resolve(sids, t, x), codes)
+    frozen = resolver.resolve(sids, t, x[:first])
+    return lambda: _told(resolver, resolver.extend(frozen, codes[first:], ids[first:], t, x[first:]), codes)
+
+
+def _told(resolver: Any, found: SIDs, codes: Any) -> dict[str, Any]:
+    levels = codes.shape[1]
+    moved = (found.codes[:, :levels] != codes).any(axis=1)
+    return {"moved": float(moved.mean()), **resolver.facts()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
     parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--extend", action="store_true")
+    parser.add_argument("--folder", type=Path, help="Where the world is kept for the next time.")
     given = parser.parse_args()
-    x, n = world(given.items), given.items
-    t = registry.find("tokenizer", "rq-kmeans")(device="cpu").fit(x[: min(n, 60_000)])
-    codes = t.encode(x)
-    sids = SIDs(codes, t.sizes, np.arange(n))
-    before = metrics.collision_metrics(codes, np.zeros(0, dtype=np.int64))
-    print({k: round(v, 4) for k, v in before.items()})
-    known = n - n // 10
-    late = (codes[known:], sids.item_ids[known:], t, x[known:])
-    for name in given.names or registry.resolvers():
-        resolver = registry.find("resolver", name)()
-        done, wall, cpu = took(partial(resolver.resolve, sids, t, x))
-        print(
-            f"{name:22s} resolve {wall:7.1f} s ({cpu:6.1f} s of the processor), {n / wall:10,.0f} items/s, "
-            f"moved {(done.codes[:, :3] != codes).any(axis=1).mean():.2%} {resolver.facts()}",
-            flush=True,
-        )
-        few = sids.replace(codes=codes[:known], item_ids=sids.item_ids[:known])
-        frozen = resolver.resolve(few, t, x[:known])
-        _, wall, cpu = took(partial(resolver.extend, frozen, *late))
-        print(
-            f"{'':22s} extend  {wall:7.1f} s ({cpu:6.1f} s of the processor), {len(late[0]) / wall:10,.0f} "
-            "items/s",
-            flush=True,
-        )
+    n = given.items
+    with tempfile.TemporaryDirectory() as own:
+        folder = given.folder or Path(own)
+        prepare(folder, n)
+        codes = np.load(folder / f"codes{n}.npy")
+        before = metrics.collision_metrics(codes, np.zeros(0, dtype=np.int64))
+        print({k: round(v, 4) for k, v in before.items()}, flush=True)
+        for name in given.names or registry.resolvers():
+            for late in [0, n // 10] if given.extend else [0]:
+                told, cost = measured(resolving, folder, n, name, late)
+                print(
+                    f"{name:22s} {'extend ' if late else 'resolve'} {cost.seconds:7.1f} s "
+                    f"({cost.processor:6.1f} s of the processor), {cost.memory:5.2f} GB "
+                    f"({cost.before:.2f} before), {told}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
