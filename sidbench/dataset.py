@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
+import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -240,6 +242,8 @@ def some_rows(x: Embeddings, rows: Ints, key: str) -> Embeddings:
         step = max(1, 4_000_000 // x.shape[1])
         for start in range(0, len(rows), step):
             out[start : start + step] = x[rows[start : start + step]]
+            forget(out)
+            forget(x)
 
     return cached_rows(key, (len(rows), x.shape[1]), fill)
 
@@ -259,6 +263,15 @@ def _check_published(split: Published, items: int, users: int, where: str) -> No
     ):
         if len(found) and (found.min() < 0 or found.max() >= items):
             raise DataError(f"{where}: its published split names items outside 0..{items - 1}")
+
+
+def forget(x: NDArray[Any]) -> None:
+    """Let the pages of a memmap leave this process's memory; what was written to them stays written.
+
+    Whoever goes over a large map once would otherwise hold all of it. Other arrays are left alone.
+    """
+    if isinstance(x.base, mmap.mmap) and sys.platform != "win32":
+        x.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _check_times(times: Any, sequences: Sequences, where: str) -> None:
@@ -308,6 +321,7 @@ def check_finite(x: NDArray[Any], where: str) -> None:
                     f"{where}: embeddings hold NaN or infinity, first in row {start + bad[0]}; "
                     "remove or repair such rows (np.nan_to_num replaces them by zero)"
                 )
+        forget(x)
 
 
 def scramble(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
@@ -386,6 +400,7 @@ def _fingerprint(corpus: Corpus) -> str:
     step = max(1, 16_000_000 // corpus.embeddings.shape[1])
     for start in range(0, len(corpus), step):
         h.update(np.ascontiguousarray(corpus.embeddings[start : start + step]).data)
+        forget(corpus.embeddings)
     h.update(np.ascontiguousarray(corpus.sequences.items).data)
     h.update(np.ascontiguousarray(corpus.sequences.offsets).data)
     return h.hexdigest()
