@@ -160,7 +160,7 @@ def _print(console: Console, group: Group) -> None:
     for said in verdict(group):
         console.print(escape(said), style="yellow")
     if group.proxies:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
         table.add_column("Number", no_wrap=True)
         for heading in ("rows", "ρ", "95% interval", "τ", "p", "Holm p"):
             table.add_column(heading, justify="right", no_wrap=True)
