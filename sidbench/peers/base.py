@@ -1,0 +1,148 @@
+"""PeerFolder: a folder as another system leaves it, with vectors of its own or made from text."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidbench.dataset import Dataset, Embeddings, Sequences
+from sidbench.embed import vectors_for
+from sidbench.errors import DataError, UsageError
+from sidbench.folder import IN_MEMORY, as_float32
+from sidbench.formats import safe
+
+Nan = Literal["error", "zero"]
+
+
+class PeerFolder(Dataset):
+    """Base of datasets in another system's layout: `NAME:FOLDER` names the folder."""
+
+    variant: ClassVar[str] = "path"
+    group: ClassVar[str] = "Of every folder of another system"
+
+    #: The folder.
+    path: Path = Path()
+    #: The vectors: auto (the folder's own, else tfidf), a file of the folder, or a source (tfidf,
+    #: collaborative, sentence-transformers/MODEL).
+    embedding: str = "auto"
+    #: NaN and infinity in vectors of a file: an error, or zero in their place, which a note counts.
+    nan: Nan = "error"
+
+    def folder(self, expected: str) -> Path:
+        """The folder, if it is one."""
+        folder = self.path.expanduser()
+        if not folder.is_dir():
+            raise UsageError(f"{self.name}: there is no folder {folder}; expected one with {expected}")
+        return folder
+
+    def vectors(
+        self,
+        own: list[Path],
+        items: int | None,
+        *,
+        texts: list[str] | None,
+        sequences: Sequences | None,
+    ) -> tuple[Embeddings, tuple[str, ...]]:
+        """Row i for item i, from a file where there is one, and what people should know of them.
+
+        `own` are the files of vectors in this layout; `items` is how many rows there must be, where known.
+        """
+        source = self.embedding
+        named = [p for p in (self.path.expanduser() / source, Path(source).expanduser()) if p.is_file()]
+        if source == "auto" and len(own) > 1:
+            raise UsageError(
+                f"{self.name}: several files hold vectors, {', '.join(p.name for p in own)}; name one with "
+                f"--set dataset.embedding={own[0].relative_to(self.path.expanduser())}"
+            )
+        if named or (source == "auto" and own):
+            path = named[0] if named else own[0]
+            x, notes = read_vectors(path, self.nan)
+            if items is not None and len(x) != items:
+                raise DataError(
+                    f"{path.name} has {len(x):,} rows, the catalogue {items:,} items; row i must be item i. "
+                    "Make the vectors again, or leave them out with --set dataset.embedding=tfidf"
+                )
+            return x, notes
+        if items is None:
+            raise DataError(
+                f"{self.name}: there are neither vectors nor a list of items; add one of the files that "
+                f"`sidbench list --params {self.name}` names"
+            )
+        source, missing = ("tfidf", True) if source == "auto" else (source, False)
+        if texts is None and source != "collaborative":
+            raise DataError(
+                f"{self.name}: the folder has no vectors and no text to make them from; set "
+                "--set dataset.embedding=collaborative, or to a file of vectors (.npy, row i is item i)"
+            )
+        x, facts = vectors_for(
+            source, texts=texts or [], sequences=sequences, items=items, where=f"dataset {self.name}"
+        )
+        made = (f"the folder holds no vectors: they are made from the items' text ({source})",)
+        return x, (*(made if missing else ()), *facts.get("notes", ()))
+
+
+def read_vectors(path: Path, nan: Nan) -> tuple[Embeddings, tuple[str, ...]]:
+    """The rows of a .npy, or of a tensor in a .pt, as finite float32."""
+    if path.suffix == ".npy":
+        return finite(safe.read_npy(path, mmap_mode=path.stat().st_size > IN_MEMORY), path, nan)
+    if path.suffix in (".pt", ".pth"):
+        return finite(read_tensor(path), path, nan)
+    raise UsageError(f"{path.name}: vectors of this kind are not read here; expected .npy or .pt")
+
+
+def read_tensor(path: Path) -> NDArray[Any]:
+    """The one tensor that a .pt file holds; nothing else in it is loaded."""
+    import torch
+
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                safe.check_zip(archive, path)
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        OSError,
+        KeyError,
+        zipfile.BadZipFile,
+    ) as e:
+        said = (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
+        raise DataError(
+            f"{path.name} cannot be read as a tensor ({said}); expected what torch.save(tensor) wrote, "
+            "and nothing that runs code"
+        ) from None
+    if not isinstance(held, torch.Tensor):
+        raise DataError(f"{path.name} holds {type(held).__name__}; expected one tensor")
+    tensor = held.detach()
+    array: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    return array
+
+
+def finite(x: NDArray[Any], path: Path, nan: Nan) -> tuple[Embeddings, tuple[str, ...]]:
+    """Vectors without NaN and infinity: they are refused, or zero takes their place and is counted."""
+    while x.ndim > 2 and 1 in x.shape:
+        x = np.squeeze(x, axis=x.shape.index(1))
+    if nan == "error":
+        try:
+            return as_float32(x, str(path.name)), ()
+        except DataError as e:
+            if "NaN" not in str(e):
+                raise
+            raise DataError(f"{e}; or --set dataset.nan=zero, as MiniOneRec does") from None
+    if x.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            y = np.array(x, dtype=np.float32)
+        bad = ~np.isfinite(y)
+        y[bad] = 0
+        rows = int(bad.any(axis=1).sum()) if y.ndim == 2 else 0
+        count = int(bad.sum())
+        told = f"{count:,} numbers in {rows:,} rows of {path.name} are NaN or infinite; zero stands there"
+        return as_float32(y, path.name), (told,) if rows else ()
+    return as_float32(x, path.name), ()
