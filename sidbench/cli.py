@@ -146,6 +146,20 @@ def run(
             "folder. [dim]Default: none.[/dim]",
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="local (this process) or ray: rows as tasks of a cluster, each with --threads cores and, on "
+            "cuda, a GPU; all nodes share the results folder. [dim]Default: local.[/dim]"
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A Ray cluster that runs already; auto: on this machine. [dim]Default: one is made.[/dim]",
+        ),
+    ] = None,
     redo: Annotated[bool, typer.Option("--redo", help="Run again what is done and fresh.")] = False,
     dry_run: Annotated[
         bool,
@@ -173,6 +187,8 @@ def run(
         "threads": threads,
         "results": results,
         "log": log,
+        "engine": engine,
+        "address": address,
     }
     settings = read_settings(config, given, set_ or [])
     raise typer.Exit(

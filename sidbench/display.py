@@ -81,8 +81,10 @@ class Display:
             self.stage = _Stage(stage, done)
         self.stage.take(done, total, numbers)
 
-    def finished(self, i: int, task: Task, record: RunRecord, reused: bool) -> None:
-        seconds = now() - self.row_began
+    def finished(
+        self, i: int, task: Task, record: RunRecord, reused: bool, seconds: float | None = None
+    ) -> None:
+        seconds = now() - self.row_began if seconds is None else seconds
         if not reused:
             self.gone += self.weights[i]
             self.at = -1
@@ -148,6 +150,35 @@ class Display:
         if stage.name == _training(task) and stage.total == _budget(task):
             return max(0.0, stage.total - stage.done - (at - stage.told))
         return stage.left(at)
+
+
+class Several(Display):
+    """Rows that run elsewhere, several at a time: how many are done, and how long the others may take."""
+
+    ended = 0
+
+    def started(self, i: int, task: Task) -> None:
+        """Which rows run is for the cluster to say."""
+
+    def report(self, stage: str, done: float, total: float, numbers: dict[str, float]) -> None:
+        """What rows report is told where they run."""
+
+    def finished(
+        self, i: int, task: Task, record: RunRecord, reused: bool, seconds: float | None = None
+    ) -> None:
+        self.ended += i in self.todo
+        super().finished(i, task, record, reused and i not in self.todo, seconds)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.ended == len(self.todo):
+            return
+        part = self.gone / sum(self.weights.values())
+        gone = now() - self.began
+        grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+        clock = Text(_clock(gone, gone * (1 - part) / part if part else None), style="cyan")
+        bar = ProgressBar(1.0, part, width=max(6, min(40, options.max_width - 52)))
+        grid.add_row(f"{self.ended} of {len(self.todo)} rows done", bar, f"{part:.0%}", clock)
+        yield grid
 
 
 class _Stage:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidbench import provenance, registry
-from sidbench.bench import Bench, Task, fresh, refuse, run_one, warm_up, with_seed
+from sidbench import registry
+from sidbench.bench import Bench, Task, fresh, refuse, with_seed
 from sidbench.dataset import cached_files
 from sidbench.decoder import Decoder
+from sidbench.engines import Engine, Local
 from sidbench.errors import UsageError, unknown
-from sidbench.kit.device import resolve as resolve_device
 from sidbench.logger import Logger
 from sidbench.plugin import P, Plugin, configure, parameter_types, required
 from sidbench.protocol import PROTOCOLS, make_protocol
@@ -45,10 +44,12 @@ class Plan:
         return [t for i, t in enumerate(self.tasks) if i not in self.done]
 
 
-def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> Plan:
+def make_plan(
+    settings: Settings, *, redo: bool = False, dry: bool = False, engine: Engine | None = None
+) -> Plan:
     """Check every name and parameter first, then load the data, then see what is done already."""
-    device = str(resolve_device(settings.device))
-    threads = settings.threads or provenance.available_cores()
+    engine = engine or Local()
+    device, threads = engine.device(settings.device), engine.threads(settings.threads)
     limit_threads(threads)
     rows, left_out = _rows(settings)
     loggers = _loggers(settings)
@@ -83,28 +84,6 @@ def make_plan(settings: Settings, *, redo: bool = False, dry: bool = False) -> P
     done = {} if redo else {i: r for i, t in enumerate(tasks) if (r := fresh(t, bench, store)) is not None}
     notes = (*left_out, *_unused(settings, tasks), *_unbound(settings, tasks))
     return Plan(bench, tuple(tasks), store, done, notes, cached, loggers)
-
-
-def run_plan(
-    plan: Plan,
-    started: Callable[[int, Task], None],
-    finished: Callable[[int, Task, RunRecord, bool], None],
-    command: str,
-) -> list[RunRecord]:
-    """Run what is not done, in order, telling of each row as it starts and ends; every row's record."""
-    env = {**provenance.versions(), "command": command}
-    records = []
-    decoder = next((t.decoder for t in plan.todo if t.decoder is not None), None)
-    if decoder is not None:
-        warm_up(decoder)
-    for i, task in enumerate(plan.tasks):
-        reused = plan.done.get(i)
-        if reused is None:
-            started(i, task)
-        record = reused or run_one(task, plan.bench, plan.store, env)
-        records.append(record)
-        finished(i, task, record, reused is not None)
-    return records
 
 
 def limit_threads(threads: int) -> None:

@@ -56,6 +56,8 @@ class Settings(BaseModel):
     device: str = "auto"
     threads: Annotated[int, Field(ge=0)] = 0  # 0: all cores that this process may use
     results: str = "results"
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None  # of a Ray cluster that runs already
     log: Annotated[list[str], Lists] = []
     set: dict[str, dict[str, Any]] = {}
 

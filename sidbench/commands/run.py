@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
@@ -20,10 +21,12 @@ from sidbench.callbacks import Callbacks
 from sidbench.commands.results import readable, write_board
 from sidbench.decoder import Decoder
 from sidbench.decoder.together import joined
-from sidbench.display import Display, row_name
+from sidbench.display import Display, Several, row_name
+from sidbench.engines import Engine, opened
+from sidbench.errors import UsageError
 from sidbench.estimate import Estimate, Estimator
-from sidbench.plan import Plan, make_plan, run_plan
-from sidbench.record import RunRecord
+from sidbench.matrix import Done, needs, run_plan
+from sidbench.plan import Plan, make_plan
 from sidbench.report import tables
 from sidbench.report.files import PAGE
 from sidbench.settings import Settings
@@ -34,15 +37,21 @@ def run(settings: Settings, *, redo: bool, dry_run: bool, as_json: bool, command
 
     Of several processes (torchrun) the first does it; the others help where a decoder is trained.
     """
-    with joined(settings.device) as first:
-        return _run(settings, redo, dry_run, as_json, command) if first else 0
+    if settings.engine == "ray" and "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UsageError("--engine ray starts its own processes: without torchrun, or leave --engine out")
+    here = settings.address if settings.engine == "local" else None
+    if dry_run or settings.engine == "local":  # a trial runs here
+        with joined(settings.device) as first, opened("local", here) as engine:
+            return _run(settings, engine, redo, dry_run, as_json, command) if first else 0
+    with opened(settings.engine, settings.address) as engine:
+        return _run(settings, engine, redo, dry_run, as_json, command)
 
 
-def _run(settings: Settings, redo: bool, dry_run: bool, as_json: bool, command: str) -> int:
+def _run(settings: Settings, engine: Engine, redo: bool, dry_run: bool, as_json: bool, command: str) -> int:
     # With --json standard output is for the script: what a person watches goes to standard error.
     console = Console(stderr=as_json, highlight=False)
     with console.status("loading plugins and data…"):
-        plan = make_plan(settings, redo=redo, dry=dry_run)
+        plan = make_plan(settings, redo=redo, dry=dry_run, engine=engine)
     _introduce(plan, settings, console)
     if dry_run:
         return _print_plan(plan, console, as_json)
@@ -50,22 +59,30 @@ def _run(settings: Settings, redo: bool, dry_run: bool, as_json: bool, command: 
     def warn(said: str) -> None:
         console.print(Text(f"note: {said}", style="yellow"), soft_wrap=True)
 
-    callbacks = Callbacks(plan.loggers, plan.bench, plan.store.root / "logs", warn)
-    with Display(console, plan.tasks, plan.done) as display, callbacks:
+    elsewhere = settings.engine != "local"
+    if elsewhere and plan.todo:
+        console.print(Text(engine.said(needs(plan.bench)), style="dim"), soft_wrap=True)
+    # Loggers are told where the rows run.
+    loggers = () if elsewhere else plan.loggers
+    callbacks = Callbacks(loggers, plan.bench, plan.store.root / "logs", warn)
+    shown = Several if elsewhere else Display
+    with shown(console, plan.tasks, plan.done) as display, callbacks:
 
         def started(i: int, task: Task) -> None:
             display.started(i, task)
             callbacks.started(task)
 
-        def finished(i: int, task: Task, record: RunRecord, reused: bool) -> None:
-            display.finished(i, task, record, reused)
-            if not reused:  # a run that is stopped later leaves a board of what it did
-                callbacks.finished(record)
+        def finished(i: int, task: Task, done: Done) -> None:
+            display.finished(i, task, done.record, done.reused, done.seconds if elsewhere else None)
+            for note in done.notes:
+                warn(note)
+            if not done.reused:  # a run that is stopped later leaves a board of what it did
+                callbacks.finished(done.record)
                 write_board(plan.store, pictures=False)
 
         # A plugin that prints must not print into a script's JSON.
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
-            records = run_plan(plan, started, finished, command)
+            records = run_plan(plan, engine, started, finished, command, redo=redo)
     with console.status("drawing the board…"):
         board = write_board(plan.store)
     if as_json:

@@ -67,8 +67,8 @@ def _no_cluster(address: str | None, error: Exception) -> UsageError:
     what = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot start on this machine"
     return UsageError(
         f"{what} ({type(error).__name__}: {first}). Expected the address that `ray start --head` printed, "
-        "the same versions of Ray and Python on every node, and, where tokens are asked for, RAY_AUTH_MODE=token "
-        "with the same token everywhere"
+        "the same versions of Ray and Python on every node, and, where tokens are asked for, "
+        "RAY_AUTH_MODE=token with the same token everywhere"
     )
 
 
