@@ -23,6 +23,12 @@ OPENERS = {
     ".npy": "sidbench.vectors:open_npy",
     ".parquet": "sidbench.vectors_parquet:open_parquet",
     ".safetensors": "sidbench.vectors:open_safetensors",
+    ".npz": "sidbench.vectors_more:open_npz",
+    ".fbin": "sidbench.vectors_more:open_fbin",
+    ".csv": "sidbench.files.text:open_text",
+    ".tsv": "sidbench.files.text:open_text",
+    ".jsonl": "sidbench.files.text:open_text",
+    ".ndjson": "sidbench.files.text:open_text",
     ".bin": "sidbench.vectors:open_raw",
     ".raw": "sidbench.vectors:open_raw",
     ".dat": "sidbench.vectors:open_raw",
@@ -260,12 +266,9 @@ def open_raw(path: Path, asked: Asked) -> Vectors:
             f"{path}: a plain dump says nothing of its shape; give dim (numbers in a row) and dtype "
             "(float32, float16, bfloat16, float64)"
         )
-    try:
-        each = 2 if asked.dtype == "bfloat16" else np.dtype(asked.dtype).itemsize
-    except TypeError:
-        raise UsageError(
-            f"dtype {asked.dtype!r} is not known; expected float32, float16 or the like"
-        ) from None
+    if asked.dtype not in RAW:
+        raise UsageError(f"{path}: dtype {asked.dtype!r} is not known; expected one of {', '.join(RAW)}")
+    each = 2 if asked.dtype == "bfloat16" else np.dtype(asked.dtype).itemsize
     if asked.dim < 1:
         raise UsageError(f"dim = {asked.dim}: a row has at least one number")
     rows, over = divmod(path.stat().st_size, asked.dim * each)

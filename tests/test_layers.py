@@ -43,7 +43,7 @@ LAYERS = (
     ),
     ("logger", "loggers"),
     ("registry", "testing"),
-    ("bench", "report"),
+    ("bench", "catalogue", "report"),
     ("settings", "plan", "matrix", "estimate", "display", "callbacks"),
     ("commands",),
     ("cli",),
