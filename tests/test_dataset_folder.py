@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sidbench import folder as folder_module
 from sidbench.dataset import Corpus
 from sidbench.errors import DataError, SidbenchError, UsageError
+from sidbench.files import items as items_module
 from sidbench.folder import Folder, find_folder
 from sidbench.protocol import split
 
@@ -88,7 +88,7 @@ def test_vectors_may_stand_in_the_parquet_file(home: Path) -> None:
 
 
 def test_a_large_file_stays_on_disk(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_module, "IN_MEMORY", 10)
+    monkeypatch.setattr(items_module, "IN_MEMORY", 10)
     corpus = load(home)
     assert isinstance(corpus.embeddings, np.memmap)
     assert (corpus.embeddings == X).all()
@@ -229,15 +229,15 @@ WRONG = {
     "not a number": (bad_vectors(NAN), r"items\.npy.*NaN or infinity, first in row 4"),
     "infinite": (bad_vectors(np.where(np.isnan(NAN), np.inf, NAN)), "first in row 4"),
     "too large for float32": (bad_vectors(np.full((N, 2), 1e300)), "first in row 0"),
-    "one axis": (bad_vectors(X[0]), r"shape \(3,\); expected \(items, dimensions\)"),
+    "one axis": (bad_vectors(X[0]), r"shape \(3,\); expected \(rows, dimensions\)"),
     "three axes": (bad_vectors(X[None]), r"shape \(1, 6, 3\)"),
     "no axis": (bad_vectors(np.float32(1)), r"shape \(\)"),
-    "no rows": (bad_vectors(X[:0]), "at least one row"),
-    "no columns": (bad_vectors(X[:, :0]), "at least one row and one column"),
-    "text vectors": (bad_vectors(X.astype(str)), "embeddings are <U.*expected float16, float32"),
+    "no rows": (bad_vectors(X[:0]), "expected at least one of each"),
+    "no columns": (bad_vectors(X[:, :0]), "expected at least one of each"),
+    "text vectors": (bad_vectors(X.astype(str)), r"holds <U.*expected numbers \(float32, float16"),
     "complex vectors": (bad_vectors(X.astype(complex)), "complex128"),
-    "torn npy": (bad_bytes("items.npy"), r"items\.npy cannot be read.*np\.save"),
-    "empty npy": (lambda home: (home / "items.npy").write_bytes(b""), r"items\.npy cannot be read"),
+    "torn npy": (bad_bytes("items.npy"), r"items\.npy.*cut short; copy or write it again"),
+    "empty npy": (lambda home: (home / "items.npy").write_bytes(b""), r"items\.npy is no readable \.npy"),
     "torn parquet": (bad_bytes("sequences.parquet"), r"sequences\.parquet cannot be read as parquet"),
     "no sequences": (lambda home: (home / "sequences.parquet").unlink(), r"sequences\.parquet is missing"),
     "no items": (lambda home: (home / "items.npy").unlink(), "neither items.npy nor items.parquet"),
@@ -248,28 +248,31 @@ WRONG = {
     "text for numbers": (bad_sequences(user=[7], items=[["a", "b"]]), "items are string.*ids.*int64"),
     "empty item": (bad_sequences(user=[7], items=[[1, None]]), "1 ids are empty"),
     "float item": (bad_sequences(user=[7], items=[[1.5]]), "ids are double; expected integers or text"),
-    "huge id": (bad_sequences(user=[7], items=pa.array([[2**64 - 1]], pa.list_(pa.uint64()))), "64-bit"),
+    "huge id": (
+        bad_sequences(user=[7], items=pa.array([[2**64 - 1]], pa.list_(pa.uint64()))),
+        "items are string",
+    ),
     "items not lists": (bad_sequences(user=[7], items=[1]), "column items holds int64; expected a list"),
     "user twice": (bad_sequences(user=[7, 7], items=[[1], [2]]), "a user stands on two rows"),
     "no user": (bad_sequences(users=[7], items=[[1]]), "no column 'user'.*did you mean 'users'"),
     "no events": (bad_sequences(user=[7], items=pa.array([[]], pa.list_(pa.int64()))), "holds no events"),
     "no columns known": (bad_sequences(user=[7], basket=[1]), "has columns user, basket; expected `user`"),
-    "no time": (bad_sequences(user=[7], item=[1]), "no column 'timestamp'"),
+    "no time": (bad_sequences(user=[7], item=[1]), "no column 'timestamp'.*Columns: user, item"),
     "empty user": (bad_sequences(user=[7, None], item=[1, 2], timestamp=[1, 2]), "column user has 1 empty"),
     "empty time": (bad_sequences(user=[7, 7], item=[1, 2], timestamp=[1.0, np.nan]), "timestamps are empty"),
     "text time": (bad_sequences(user=[7], item=[1], timestamp=["noon"]), "expected numbers or dates"),
     "times missing": (bad_sequences(**LISTS, timestamps=[[1], [2]]), "unequally many.*first user 10"),
     "times not lists": (bad_sequences(**LISTS, timestamps=[1, 2]), "timestamps holds int64; expected a list"),
     "other length": (bad_items(item=[1, 2]), "has 2 rows, items.npy has 6"),
-    "id twice": (bad_items(item=[0, 1, 2, 3, 1, 1]), "2 of 6 item ids repeat an earlier one, first 1"),
+    "id twice": (bad_items(item=[0, 1, 2, 3, 1, 1]), "2 of 6 items repeat an earlier id, first 1"),
     "no id": (bad_items(name=list("abcdef")), "no column 'item'"),
-    "no vectors": (only_parquet(item=np.arange(N)), "no column `embedding`.*items.npy"),
-    "ragged vectors": (only_parquet(item=[0, 1], embedding=[[1.0], [1.0, 2.0]]), "2 different lengths"),
-    "gap in vectors": (only_parquet(item=[0, 1], embedding=[[1.0], [None]]), "1 empty cells"),
+    "no vectors": (only_parquet(item=np.arange(N)), "no column of vectors; give --embeddings"),
+    "ragged vectors": (only_parquet(item=[0, 1], embedding=[[1.0], [1.0, 2.0]]), "row 1 has 2 numbers"),
+    "gap in vectors": (only_parquet(item=[0, 1], embedding=[[1.0], [None]]), "row 1 has a null"),
     "vectors not lists": (only_parquet(item=[0, 1], embedding=[1.0, 2.0]), "expected a list"),
     "no vectors inside": (
         only_parquet(item=pa.array([], pa.int64()), embedding=pa.array([], pa.list_(pa.float32()))),
-        "at least one row",
+        "at least one",
     ),
 }
 
@@ -286,7 +289,7 @@ def test_what_is_wrong_is_one_clear_message(home: Path, what: str) -> None:
 
 def test_object_arrays_are_refused(home: Path) -> None:
     np.save(home / "items.npy", X.astype(object), allow_pickle=True)
-    with pytest.raises(SidbenchError, match=r"items\.npy holds Python objects; expected float16.*x\.astype"):
+    with pytest.raises(SidbenchError, match=r"items\.npy: holds object; expected numbers \(float32"):
         load(home)
 
 

@@ -1,0 +1,340 @@
+"""What users did, in a person's files: a row an event, or a row a user with a list of items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sidbench.dataset import Sequences, scramble
+from sidbench.errors import DataError, UsageError
+from sidbench.files import tables
+from sidbench.files.columns import Columns
+from sidbench.files.ids import alike, empty, from_text, identifiers, repeats, rows_of
+
+Rows = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+#: Numbers beyond are no seconds that a log of today could hold (the year 5138): milliseconds or finer.
+LATEST = 10**11
+TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+LAYOUT = "`user` and `items` (lists), or `user`, `item` and `timestamp`"
+#: Shorter sequences are not evaluated under leave-one-out.
+FEWEST = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Clock:
+    """Times as the file counts them, and how many of its ticks are a second."""
+
+    ticks: NDArray[Any]
+    a_second: int = 1
+
+    def seconds(self, order: Rows) -> NDArray[np.int64]:
+        """Whole seconds, rounded down, so that their order is the ticks'."""
+        return (self.ticks[order] // self.a_second).astype(np.int64)
+
+    def take(self, rows: Rows) -> Clock:
+        return Clock(self.ticks[rows], self.a_second)
+
+
+@dataclass(eq=False)
+class Events:
+    """Who did what: row e is item `items[e]` by user number `users[e]`, in the order of the file."""
+
+    file: Path
+    users: Rows
+    items: Rows
+    times: Clock | None
+    user_ids: pa.Array
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def ordered(self, ties: str) -> tuple[Sequences, NDArray[np.int64] | None, tuple[str, ...]]:
+        """Each user's items by time, their seconds, and what people should know about equal times."""
+        if self.times is None:
+            if ties == "shuffle":
+                raise UsageError(
+                    f"ties = 'shuffle' needs timestamps, and {self.file} has none; "
+                    "add a column `timestamps` or leave ties = 'file'"
+                )
+            order = np.argsort(self.users, kind="stable")
+            return self._rows(order), None, ("no timestamps: the order of the file stands for time",)
+        # Mixed with the user: were it a hash of the item alone, one order would hold for everybody.
+        mixed = scramble(self.items.astype(np.uint64) ^ scramble(self.users.astype(np.uint64), 1), 2)
+        ticks = self.times.ticks
+        order = np.lexsort((mixed, ticks, self.users) if ties == "shuffle" else (ticks, self.users))
+        users, times = self.users[order], ticks[order]
+        tied = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+        is_last = np.append(users[1:] != users[:-1], True)[1:]
+        self.facts["ties"] = {"neighbours": int(tied.sum()), "last_two": int((tied & is_last).sum())}
+        found = []
+        if self.times.a_second == 1 and len(ticks) and np.abs(ticks).max() > LATEST:
+            found.append(
+                f"timestamps up to {ticks.max():.0f} are taken for seconds, but look like milliseconds: "
+                "order and cuts do not depend on it; for true moments divide them, or write dates"
+            )
+        note = (
+            f"{tied.sum():,} of {max(len(users) - 1, 0):,} neighbouring events share user and timestamp, and "
+            f"{(tied & is_last).sum():,} users' last two do; inside a tie the order is "
+            + ("that of the file (ties = 'file')" if ties == "file" else "a hash (ties = 'shuffle')")
+        )
+        if tied.any():
+            found.append(note)
+        return self._rows(order), self.times.seconds(order), tuple(found)
+
+    def _rows(self, order: Rows) -> Sequences:
+        offsets = np.zeros(len(self.user_ids) + 1, dtype=np.int64)
+        np.cumsum(np.bincount(self.users, minlength=len(self.user_ids)), out=offsets[1:])
+        return Sequences(self.items[order].astype(np.int32), offsets)
+
+    def again(self) -> int:
+        """Events that say what another one says: user, item and time alike."""
+        columns = [self.users, self.items] + ([] if self.times is None else [self.times.ticks])
+        order = np.lexsort(columns)
+        alike = np.ones(max(len(order) - 1, 0), np.bool_)
+        for c in columns:
+            alike &= c[order][1:] == c[order][:-1]
+        return int(alike.sum())
+
+
+def read_events(
+    path: Path, ids: pa.Array, columns: Columns, *, drop: bool, timeless: bool = False, whole: int = 0
+) -> Events:
+    """Either layout, its items as rows of the catalogue `ids`.
+
+    `drop` leaves out what cannot be used, counted and said; else that is an error. `timeless` takes a row an
+    event without a column of times, in the order of the file. `whole` is how many items the catalogue had.
+    """
+    names = tables.names(path)
+    text = tables.kind_of(path) in (".csv", ".tsv")
+    user_column = columns.need(names, "sequences", "user", str(path))
+    item_column = columns.find(names, "sequences", "item")
+    list_column = columns.find(
+        [n for n in names if n not in (user_column, item_column)], "sequences", "items"
+    )
+    if list_column is not None and columns.named("sequences", "items") is None and item_column is not None:
+        list_column = list_column if _holds_lists(path, list_column, text) else None
+    known: dict[str, str] = {"user": user_column}
+    if list_column is not None:
+        known["items"] = list_column
+        rest = [n for n in names if n not in known.values()]
+        times_column = columns.find(rest, "sequences", "times")
+        if times_column is None and (single := columns.find(rest, "sequences", "time")) is not None:
+            times_column = single if _holds_lists(path, single, text) else None
+    elif item_column is not None:
+        known["item"] = item_column
+        rest = [n for n in names if n not in known.values()]
+        times_column = columns.find(rest, "sequences", "time")
+        if times_column is None and not timeless:
+            columns.need(names, "sequences", "time", str(path), known.values())
+    else:
+        raise DataError(
+            f"{path} has columns {', '.join(names)}; expected {LAYOUT}. Others are named with --columns "
+            "user=COLUMN,item=COLUMN,time=COLUMN"
+        )
+    if times_column is not None:
+        known["times" if list_column is not None else "time"] = times_column
+    table = tables.read(path, list(known.values()))
+    facts: dict[str, Any] = {
+        "file": path.name,
+        "kind": tables.kind_of(path).lstrip(".") or "folder of parquet",
+        "layout": "a list for every user" if list_column is not None else "a row an event",
+        "columns": known,
+        "others": [n for n in names if n not in known.values()],
+        "dropped": {},
+    }
+    user = identifiers(tables.whole(table.column(user_column)), path)
+    user = from_text(user) if text else user
+    if list_column is not None:
+        events = _lists(path, table, user, list_column, times_column, drop)
+    else:
+        assert item_column is not None
+        encoded = user.dictionary_encode()
+        users = np.asarray(encoded.indices.fill_null(-1), dtype=np.int64)
+        times = None if times_column is None else tables.whole(table.column(times_column))
+        events = _Found(users, encoded.dictionary, tables.whole(table.column(item_column)), times)
+    if not len(events.items):
+        raise DataError(f"{path} holds no events; expected {LAYOUT}")
+    facts["events"] = len(events.items)
+    items = identifiers(events.items, path)
+    return _joined(
+        path, events, from_text(items) if text or events.spelled else items, ids, facts, drop, whole
+    )
+
+
+@dataclass
+class _Found:
+    """Events as the file spells them: items as ids, -1 for no user."""
+
+    users: Rows
+    user_ids: pa.Array
+    items: pa.Array
+    times: pa.Array | None
+    #: Whether lists were spelled as text, numbers too.
+    spelled: bool = False
+
+
+def _lists(
+    path: Path, table: pa.Table, user: pa.Array, items_column: str, times_column: str | None, drop: bool
+) -> _Found:
+    """Rows of lists as events."""
+    if repeats(user).any():
+        raise DataError(f"{path}: a user stands on two rows; expected one list a user, or one row an event")
+    lists = _as_lists(path, table, items_column, drop)
+    spelled = tables.is_text(tables.whole(table.column(items_column)).type)
+    lengths = np.asarray(pc.list_value_length(lists).fill_null(0), dtype=np.int64)
+    number = np.where(empty(user), -1, np.arange(len(user)))
+    times = None
+    if times_column is not None:
+        stamps = _as_lists(path, table, times_column, drop)
+        odd = np.flatnonzero(np.asarray(pc.list_value_length(stamps).fill_null(0)) != lengths)
+        if len(odd):
+            raise DataError(
+                f"{path}: {len(odd):,} users have unequally many items and timestamps, "
+                f"first user {user[int(odd[0])].as_py()!r}; every item needs its time"
+            )
+        times = stamps.flatten()
+    return _Found(np.repeat(number, lengths), user, lists.flatten(), times, spelled)
+
+
+def _as_lists(path: Path, table: pa.Table, name: str, drop: bool) -> pa.Array:
+    array = tables.whole(table.column(name))
+    if array.null_count and not drop:
+        raise DataError(
+            f"{path}: column {name} has {array.null_count:,} empty cells, first in row "
+            f"{int(empty(array).argmax())}; fill or drop them"
+        )
+    lists = tables.as_lists(array)
+    if lists is None:
+        raise DataError(f"{path}: column {name} holds {array.type}; expected a list in each row")
+    return lists
+
+
+def _joined(
+    path: Path, found: _Found, items: pa.Array, ids: pa.Array, facts: dict[str, Any], drop: bool, whole: int
+) -> Events:
+    """Events with items as rows of the catalogue; what cannot be used is left out or refused."""
+    notes: list[str] = []
+    count = len(items)
+    if items.type != ids.type:
+        if not drop:
+            raise DataError(
+                f"{path}: items are {items.type}, but the ids of the catalogue are {ids.type} "
+                f"(such as {ids[0].as_py()!r}); write both as the same type"
+            )
+        notes.append(f"items are {items.type} in {path.name}, {ids.type} in the catalogue: joined as text")
+    no_user, no_item = found.users < 0, empty(items)
+    ticks = None if found.times is None else clock(found.times, path)
+    no_time = np.zeros(count, np.bool_) if ticks is None else _no_time(ticks)
+    if not drop:
+        for mask, what in ((no_user, "user"), (no_item, "item"), (no_time, "timestamp")):
+            if mask.any():
+                raise DataError(_empty_cells(path, facts, mask, what))
+    rows = rows_of(items, ids)
+    unknown = (rows < 0) & ~no_item
+    if unknown.any():
+        said = _unknown(path, found, items, ids, unknown, whole)
+        if not drop or unknown.mean() > 0.5:
+            wanted, have = alike(items.filter(pa.array(unknown))[:1], ids[:1])
+            raise DataError(
+                said
+                + f" (there ids are such as {wanted[0].as_py()!r}, in the catalogue {have[0].as_py()!r}; "
+                "are these the same columns? --columns item=COLUMN)"
+                if drop
+                else said
+            )
+        facts["dropped"]["item is not in the catalogue"] = int(unknown.sum())
+        notes.append(said.rpartition(";")[0].removeprefix(f"{path}: ") + ": left out")
+    for mask, what in ((no_user, "no user"), (no_item, "no item"), (no_time, "no time")):
+        if mask.any():
+            facts["dropped"][what] = int(mask.sum())
+            notes.append(f"{int(mask.sum()):,} of {count:,} events have {what}: left out")
+    kept = np.flatnonzero(~(no_user | unknown | no_item | no_time))
+    if not len(kept):
+        raise DataError(f"{path}: none of {count:,} events can be used ({'; '.join(notes)})")
+    users = found.users[kept]
+    number = np.zeros(len(found.user_ids), np.int64)
+    present = np.zeros(len(found.user_ids), np.bool_)
+    present[users] = True
+    # A user of a list that is empty is one all the same, unless something was left out.
+    if len(kept) == count and not no_user.any():
+        present[:] = ~empty(found.user_ids)
+    gone = len(found.user_ids) - int(present.sum())
+    if gone:
+        facts["dropped users"] = gone
+        notes.append(f"{gone:,} of {len(present):,} users are left without any event: left out")
+    number[present] = np.arange(int(present.sum()))
+    kept_ids = found.user_ids.filter(pa.array(present))
+    times = None if ticks is None else ticks.take(kept)
+    return Events(path, number[users], rows[kept], times, kept_ids, notes, facts)
+
+
+def _unknown(path: Path, found: _Found, items: pa.Array, ids: pa.Array, unknown: Mask, whole: int) -> str:
+    bad = np.flatnonzero(unknown)
+    distinct = len(pc.unique(items.take(pa.array(bad))))
+    user = int(found.users[bad[0]])
+    owner = None if user < 0 else found.user_ids[user].as_py()
+    kept = f" (left of {whole:,})" if whole > len(ids) else ""
+    return (
+        f"{path}: {len(bad):,} of {len(items):,} events name {distinct:,} items that the catalogue of "
+        f"{len(ids):,}{kept} does not hold, first item {items[int(bad[0])].as_py()!r} of user {owner!r}; "
+        "add these items or drop the events"
+    )
+
+
+def _empty_cells(path: Path, facts: dict[str, Any], mask: Mask, what: str) -> str:
+    if what == "timestamp":
+        return f"{path}: some timestamps are empty or infinite; fill or drop these events"
+    if what == "user" or facts["layout"] == "a row an event":
+        column = facts["columns"][what]
+        return (
+            f"{path}: column {column} has {int(mask.sum()):,} empty cells, first in row "
+            f"{int(mask.argmax())}; fill or drop them"
+        )
+    return f"{path}: {int(mask.sum()):,} ids are empty; fill or drop them"
+
+
+def _holds_lists(path: Path, column: str, text: bool) -> bool:
+    """Whether a column of a file that has items one by one holds lists of them all the same."""
+    return text or tables.is_list(tables.types(path).field(column).type)
+
+
+def clock(array: pa.Array, path: Path) -> Clock:
+    """Times as numbers that sort; what is no moment is NaN or null, see `_no_time`."""
+    a_second = 1
+    if tables.is_text(array.type):
+        array = _of_text(array, path)
+    if pa.types.is_date(array.type):
+        array = array.cast(pa.timestamp("ms"))
+    kind = array.type
+    if pa.types.is_timestamp(kind):
+        array, a_second = array.cast(pa.int64()), TICKS[kind.unit]
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise DataError(f"{path}: timestamps are {kind}; expected numbers or dates")
+    # With gaps, arrow hands over floats: whole numbers up to 2^53 stay what they are.
+    return Clock(np.asarray(array.to_numpy(zero_copy_only=False)), a_second)
+
+
+def _of_text(array: pa.Array, path: Path) -> pa.Array:
+    """Numbers, or dates as ISO 8601 writes them."""
+    for kind in (pa.int64(), pa.float64(), pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
+        try:
+            return array.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+    shown = array.drop_null()[0].as_py() if array.null_count < len(array) else None
+    raise DataError(
+        f"{path}: timestamps are text such as {shown!r}; expected numbers or dates (2024-01-31 or "
+        "2024-01-31 23:59:59)"
+    )
+
+
+def _no_time(ticks: Clock) -> Mask:
+    none: Mask = np.zeros(len(ticks.ticks), np.bool_)
+    return none if ticks.ticks.dtype.kind != "f" else none | ~np.isfinite(ticks.ticks)

@@ -1,0 +1,231 @@
+"""Tables of any kind on disk, read in pieces as arrow: parquet, CSV, JSON lines, feather, npz, npy."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.feather
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from sidbench.errors import DataError, UsageError, nearest
+from sidbench.formats.safe import read_json, read_npy, read_npz
+
+#: Bytes of text that are parsed at a time.
+BLOCK = 16 << 20
+KINDS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".feather", ".arrow", ".npz", ".npy")
+#: What a table may be packed with, after its own ending.
+PACKED = ".gz"
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+|nan|inf)\s*", re.IGNORECASE)
+
+
+def kind_of(path: Path) -> str:
+    """The ending that says how a file is read."""
+    suffixes = [s.lower() for s in path.suffixes]
+    if suffixes[-1:] == [PACKED]:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is read here; a folder of parquet parts is one table."""
+    return bool(parts(path)) if path.is_dir() else kind_of(path) in KINDS
+
+
+def parts(path: Path) -> list[Path]:
+    """The parquet files of a folder, as other systems leave them."""
+    return sorted(p for p in path.glob("*.parquet") if p.is_file() and p.name[0] not in "._")
+
+
+def names(path: Path) -> list[str]:
+    """The columns of a table."""
+    return list(_guarded(path, lambda: _schema(path)).names)
+
+
+def types(path: Path) -> pa.Schema:
+    """The columns of a table with their types; of text files those of the first piece."""
+    return _guarded(path, lambda: _schema(path))
+
+
+def read(path: Path, columns: list[str]) -> pa.Table:
+    """Some columns of a table, whole. Text files give text: what is a number is known by its use."""
+    found = list(batches(path, columns))
+    if not found:
+        return types(path).empty_table().select(columns)
+    return _guarded(
+        path,
+        lambda: pa.concat_tables([pa.Table.from_batches([b]) for b in found], promote_options="permissive"),
+    )
+
+
+def batches(path: Path, columns: list[str], rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+    """Some columns of a table, a piece at a time."""
+    stream = _guarded(path, lambda: iter(_batches(path, columns, rows)))
+    while True:
+        batch = _guarded(path, lambda: next(stream, None))
+        if batch is None:
+            return
+        yield batch.select(columns)
+
+
+def _guarded(path: Path, do: Callable[[], Any]) -> Any:
+    try:
+        return do()
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; check the path") from None
+    except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException) as e:
+        kind = kind_of(path).lstrip(".") or "table"
+        why = (str(e).splitlines() or [type(e).__name__])[0]
+        raise DataError(f"{path} cannot be read as {kind} ({why}); write it again") from None
+
+
+def _schema(path: Path) -> pa.Schema:
+    kind = kind_of(path)
+    if path.is_dir():
+        return pq.read_schema(parts(path)[0])
+    if kind == ".parquet":
+        return pq.read_schema(path)
+    if kind in (".csv", ".tsv"):
+        return pa.schema([(name, pa.string()) for name in _text_columns(path)[0]])
+    return next(iter(_batches(path, None, 1))).schema
+
+
+def _batches(path: Path, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
+    kind = kind_of(path)
+    if path.is_dir() or kind == ".parquet":
+        for part in parts(path) if path.is_dir() else [path]:
+            # Not ahead of time, and through a buffer: whole column chunks would otherwise lie in memory.
+            file = pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20)
+            yield from file.iter_batches(rows, columns=columns, use_threads=False)
+    elif kind in (".csv", ".tsv"):
+        yield from _text(path, columns)
+    elif kind in (".jsonl", ".ndjson"):
+        yield from _json_lines(path)
+    elif kind == ".json":
+        yield from _json(path)
+    elif kind in (".feather", ".arrow"):
+        yield from pyarrow.feather.read_table(path, columns=columns, memory_map=True).to_batches(rows)
+    elif kind in (".npz", ".npy"):
+        yield from _arrays(path)
+    else:
+        raise UsageError(
+            f"{path}: tables that end in {kind or 'nothing'!r} are not known{nearest(kind, KINDS)} "
+            f"Known: {', '.join(KINDS)} (text may be packed: {PACKED}), or a folder of parquet files."
+        )
+
+
+def _text_columns(path: Path) -> tuple[list[str], str, bool]:
+    """The columns of a text file, what stands between them, and whether its first line names them."""
+    with _opened(path) as file:
+        line = file.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n")
+    if not line:
+        raise pa.ArrowInvalid("the first line is empty")
+    between = "\t" if kind_of(path) == ".tsv" else max(",;\t|", key=line.count)
+    cells = [c.strip().strip('"') for c in line.split(between)]
+    bare = all(NUMBER.fullmatch(c) for c in cells)
+    return ([f"f{i}" for i in range(len(cells))] if bare else cells), between, not bare
+
+
+def _text(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+    found, between, named = _text_columns(path)
+    wanted = found if columns is None else columns
+    reader = pyarrow.csv.open_csv(
+        path,
+        read_options=pyarrow.csv.ReadOptions(
+            use_threads=False, block_size=BLOCK, column_names=found, skip_rows=1 if named else 0
+        ),
+        parse_options=pyarrow.csv.ParseOptions(delimiter=between, newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+            # As text: 007 is an id, and so is NA; only an empty cell is empty.
+            column_types=dict.fromkeys(wanted, pa.string()),
+            include_columns=wanted,
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            null_values=[""],
+        ),
+    )
+    yield from reader
+
+
+def _json_lines(path: Path) -> Iterator[pa.RecordBatch]:
+    with _opened(path) as file:
+        while lines := file.readlines(BLOCK):
+            options = pyarrow.json.ReadOptions(use_threads=False, block_size=max(map(len, lines)) + BLOCK)
+            yield from pyarrow.json.read_json(io.BytesIO(b"".join(lines)), options).to_batches()
+
+
+def _json(path: Path) -> Iterator[pa.RecordBatch]:
+    """A list of objects, or one object with a list for every user."""
+    try:
+        held = read_json(path)
+    except DataError:  # lines of JSON under a shorter name
+        yield from _json_lines(path)
+        return
+    if isinstance(held, dict) and all(isinstance(v, list) for v in held.values()):
+        yield pa.record_batch({"user": list(held), "items": list(held.values())})
+    elif isinstance(held, list) and all(isinstance(v, dict) for v in held):
+        yield from pa.Table.from_pylist(held).to_batches()
+    else:
+        raise pa.ArrowInvalid("expected a list of objects, or an object with a list of items for every user")
+
+
+def _arrays(path: Path) -> Iterator[pa.RecordBatch]:
+    """Arrays of an npz file as columns; of a npy file its columns, called f0, f1 and so on."""
+    if kind_of(path) == ".npz":
+        arrays = {k: v for k, v in read_npz(path).items() if v.ndim == 1}
+    else:
+        array = read_npy(path)
+        if array.dtype.names:
+            arrays = {name: array[name] for name in array.dtype.names}
+        else:
+            arrays = {f"f{i}": array[:, i] for i in range(array.shape[1])} if array.ndim == 2 else {}
+    if not arrays or len({len(a) for a in arrays.values()}) > 1:
+        raise pa.ArrowInvalid("expected arrays of one axis and one length, one a column")
+    yield pa.record_batch({k: pa.array(np.ascontiguousarray(v)) for k, v in arrays.items()})
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix.lower() == PACKED else path.open("rb")  # type: ignore[return-value]
+
+
+# -- cells -------------------------------------------------------------------------------------------------
+
+
+def whole(array: Any) -> pa.Array:
+    """A column in one piece."""
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Lists of any width."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def split_text(cells: pa.Array) -> pa.Array:
+    """`[1, 2]`, `1 2`, `1|2` or `"a";"b"` as lists of text; an empty cell is an empty list."""
+    bare = pc.replace_substring_regex(cells.cast(pa.string()), r"[\[\]\(\)\{\}'\"]", "")
+    bare = pc.utf8_trim(bare, characters=" ,;|\t\n\r")
+    lists = pc.split_pattern_regex(bare, r"\s*[,;|]\s*|\s+")
+    empty = pc.fill_null(pc.equal(bare, ""), False)
+    return pc.if_else(empty, pa.scalar([], lists.type), lists)
+
+
+def as_lists(array: pa.Array) -> pa.Array | None:
+    """A column of lists, or of text that spells lists; None where it is neither."""
+    if is_list(array.type):
+        return array
+    return split_text(array) if is_text(array.type) else None
