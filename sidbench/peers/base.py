@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sidbench.dataset import Dataset, Embeddings, Sequences
+from sidbench.dataset import Dataset, Embeddings, Sequences, check_embeddings
 from sidbench.embed import vectors_for
 from sidbench.errors import DataError, UsageError
-from sidbench.folder import IN_MEMORY, as_float32
 from sidbench.formats import safe
 
 Nan = Literal["error", "zero"]
+# A larger file of vectors is read through a memmap.
+IN_MEMORY = 1 << 30
 
 
 class PeerFolder(Dataset):
@@ -129,20 +130,21 @@ def finite(x: NDArray[Any], path: Path, nan: Nan) -> tuple[Embeddings, tuple[str
     """Vectors without NaN and infinity: they are refused, or zero takes their place and is counted."""
     while x.ndim > 2 and 1 in x.shape:
         x = np.squeeze(x, axis=x.shape.index(1))
-    if nan == "error":
-        try:
-            return as_float32(x, str(path.name)), ()
-        except DataError as e:
-            if "NaN" not in str(e):
-                raise
-            raise DataError(f"{e}; or --set dataset.nan=zero, as MiniOneRec does") from None
-    if x.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            y = np.array(x, dtype=np.float32)
-        bad = ~np.isfinite(y)
-        y[bad] = 0
-        rows = int(bad.any(axis=1).sum()) if y.ndim == 2 else 0
-        count = int(bad.sum())
-        told = f"{count:,} numbers in {rows:,} rows of {path.name} are NaN or infinite; zero stands there"
-        return as_float32(y, path.name), (told,) if rows else ()
-    return as_float32(x, path.name), ()
+    if x.dtype.kind not in "fiu":
+        raise DataError(f"{path.name} holds {x.dtype}; expected numbers, a row for each item")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is looked at next
+        y = x.astype(np.float32, copy=False)
+    told: tuple[str, ...] = ()
+    if nan == "zero" and y.ndim == 2 and not (good := np.isfinite(y)).all():
+        rows = int((~good.all(axis=1)).sum())
+        y = np.where(good, y, np.float32(0))
+        count = good.size - int(good.sum())
+        told = (f"{count:,} numbers in {rows:,} rows of {path.name} are NaN or infinite; zero stands there",)
+    y = np.ascontiguousarray(y)
+    try:
+        check_embeddings(y, path.name)
+    except DataError as e:
+        if "NaN" not in str(e):
+            raise
+        raise DataError(f"{e}; or --set dataset.nan=zero, as MiniOneRec does") from None
+    return y, told
