@@ -35,7 +35,7 @@ def embed_texts(
 ) -> Floats:
     """(texts, dimensions) float32 vectors of length one; zeros for texts that say nothing.
 
-    `dim` numbers each for `tfidf` (256), fewer where there are not as many words or texts.
+    `dim` numbers each for `tfidf` (512), fewer where there are not as many words or texts.
     """
     return of_texts(as_texts(texts), spec, "these texts", dim=dim, seed=seed)[0]
 
@@ -78,13 +78,18 @@ def of_texts(
 
     def make() -> tuple[Floats, dict[str, Any]]:
         model = tfidf.Tfidf.fit(texts, dim or tfidf.DIM, seed)
-        return model.transform(texts), model.facts()
+        return model.transform(texts), {
+            "source": "text",
+            **model.facts(),
+            "seed": seed,
+            "notes": model.notes(),
+        }
 
     if len(texts) < WORTH_KEEPING:
         x, facts = make()
     else:
         x, facts = kept(key_of(texts, spec, dim, seed, Path(tfidf.__file__)), make)
-    return x, {**facts, **count_zeros(x, texts)}
+    return x, {**facts, **count_zeros(x, texts, facts["notes"])}
 
 
 def as_texts(texts: pa.Array | pa.ChunkedArray | list[str]) -> pa.Array:
@@ -99,15 +104,15 @@ def as_texts(texts: pa.Array | pa.ChunkedArray | list[str]) -> pa.Array:
         raise DataError(f"texts are {array.type}; expected text") from None
 
 
-def count_zeros(x: Floats, texts: pa.Array) -> dict[str, Any]:
+def count_zeros(x: Floats, texts: pa.Array, notes: list[str]) -> dict[str, Any]:
     """How many rows are zero, and why, in numbers and in a note."""
     import pyarrow.compute as pc
 
     empty = pc.equal(pc.utf8_trim_whitespace(texts), "").to_numpy(zero_copy_only=False)
     zero = ~x.any(axis=1)
-    facts: dict[str, Any] = {"empty_texts": int(empty.sum()), "zero_vectors": int(zero.sum()), "notes": []}
+    facts: dict[str, Any] = {"empty_texts": int(empty.sum()), "zero_vectors": int(zero.sum()), "notes": notes}
     if zero.any():
-        facts["notes"].append(
+        notes.append(
             f"{zero.sum():,} of {len(x):,} items have a vector of zeros: {(zero & empty).sum():,} have no "
             f"text, {(zero & ~empty).sum():,} no word that another item has"
         )
