@@ -80,6 +80,38 @@ def run(
             "SIDBENCH_DATA. [dim]Default: synthetic.[/dim]"
         ),
     ] = None,
+    items: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Your own items: .parquet, .csv, .tsv, .jsonl, .npy, .npz, .safetensors, a folder of parts.",
+        ),
+    ] = None,
+    sequences: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="What users did: user, item, time; or user and a list. [dim]With --items.[/dim]",
+        ),
+    ] = None,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Vectors of --items, where they lie in a file of their own."),
+    ] = None,
+    embedding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="How vectors are made of words: tfidf, sentence-transformers/NAME, collaborative.",
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT=COLUMN",
+            help="Columns that are not recognised, commas between: item=asin,user=reviewer,time=ts.",
+        ),
+    ] = None,
     resolvers: Annotated[
         str | None, typer.Option(help="Resolvers by name, or all. [dim]Default: suffix.[/dim]")
     ] = None,
@@ -176,6 +208,11 @@ def run(
     given = {
         "methods": methods,
         "dataset": dataset,
+        "items": items,
+        "sequences": sequences,
+        "embeddings": embeddings,
+        "embedding": embedding,
+        "columns": columns,
         "resolvers": resolvers,
         "decoder": decoder,
         "budget": budget,
@@ -201,7 +238,7 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="methods, datasets, resolvers, references, loggers, decoders, protocols or metrics."
+            help="methods, datasets, resolvers, references, loggers, formats, decoders, protocols or metrics."
         ),
     ] = None,
     params: Annotated[
@@ -255,9 +292,22 @@ def inspect(
         str,
         typer.Argument(
             help="A run (its id or a method's name, as for show), a folder with an artifact, or a file of "
-            "SIDs (.json, .parquet, .npy)."
+            "SIDs (index.json, parquet, npy, and what else `sidbench list formats` reads)."
         ),
     ],
+    format_: Annotated[
+        str, typer.Option("--format", help="A file's format, where its ending does not say.")
+    ] = "auto",
+    base: Annotated[
+        str, typer.Option(help="What a file's codes count from, where it does not say: 0 or 1.")
+    ] = "auto",
+    orientation: Annotated[
+        str, typer.Option(help="What a row of a matrix is, where its shape does not say: items or levels.")
+    ] = "auto",
+    suffix: Annotated[
+        str,
+        typer.Option(help="Whether a file's last code is a suffix, and counted from what: none, 0 or 1."),
+    ] = "auto",
     dataset: Annotated[
         str | None,
         typer.Option(help="Vectors and sequences. [dim]Default: those that the run or artifact names.[/dim]"),
@@ -289,11 +339,13 @@ def inspect(
 ) -> None:
     """What SIDs look like without any decoder: use of codes, neighbours, sequences, trie, stability."""
     from sidbench.commands.inspect import inspect as execute
+    from sidbench.format import how
 
     raise typer.Exit(
         execute(
             what,
             Path(results),
+            how=how(format_, base, orientation, suffix),
             dataset=dataset,
             protocol=protocol,
             sizes=sizes,

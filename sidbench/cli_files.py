@@ -1,7 +1,203 @@
-"""The commands that take and leave files: data, embeddings, fitted tokenizers, SIDs. Imports nothing heavy."""
+"""The commands that take and leave files: data, embeddings, tokenizers, SIDs. Imports nothing heavy."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
+if TYPE_CHECKING:
+    from sidbench.catalogue.job import Source
+
 app = typer.Typer()
+data = typer.Typer(no_args_is_help=True, help="Your own data: what is understood of them.")
+app.add_typer(data, name="data")
+
+Vectors = Annotated[
+    Path,
+    typer.Argument(
+        help="Item vectors: .npy, .parquet, .safetensors, a plain dump (with --dim and --dtype), or a folder "
+        "of such files."
+    ),
+]
+Column = Annotated[
+    str | None, typer.Option(help="The column or tensor of vectors, where several could be meant.")
+]
+IdColumn = Annotated[
+    str | None, typer.Option(help="The column of item ids. [dim]Default: item_id or the like.[/dim]")
+]
+Ids = Annotated[
+    Path | None, typer.Option(help="A file with an id for every row (.npy, .parquet, .json, .txt).")
+]
+Dim = Annotated[int | None, typer.Option(help="Numbers in a row of a plain dump.")]
+Dtype = Annotated[str | None, typer.Option(help="Numbers of a plain dump: float32, float16, bfloat16…")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME.PARAMETER=VALUE", help="A parameter. Repeatable.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
+Threads = Annotated[int, typer.Option(help="Processor threads; 0 = all cores.")]
+Redo = Annotated[bool, typer.Option("--redo", help="Begin anew, whatever is there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+def _source(
+    path: Path,
+    column: str | None,
+    id_column: str | None,
+    ids: Path | None,
+    dim: int | None,
+    dtype: str | None,
+) -> Source:
+    from sidbench.catalogue.job import Source
+
+    return Source(str(path), column, id_column, dim, dtype, None if ids is None else str(ids))
+
+
+@app.command()
+def fit(
+    method: Annotated[str, typer.Argument(help="A tokenizer by name; `sidbench list methods` has them.")],
+    vectors: Vectors,
+    out: Annotated[Path, typer.Option(help="The folder that takes the fitted tokenizer and its manifest.")],
+    set_: Sets = None,
+    sample: Annotated[
+        int | None, typer.Option(help="Fit to so many rows drawn at random. [dim]Default: all rows.[/dim]")
+    ] = None,
+    column: Column = None,
+    id_column: IdColumn = None,
+    ids: Ids = None,
+    dim: Dim = None,
+    dtype: Dtype = None,
+    device: Device = "auto",
+    threads: Threads = 0,
+    redo: Redo = False,
+    as_json: Json = False,
+) -> None:
+    """Fit a tokenizer to vectors of any size; the folder it leaves is what `sidbench encode` takes.
+
+    A fit that is killed goes on from its last checkpoint with the same command.
+    """
+    from sidbench.commands.fit import fit as execute
+
+    source = _source(vectors, column, id_column, ids, dim, dtype)
+    raise typer.Exit(
+        execute(
+            method,
+            source,
+            out,
+            sets=set_ or [],
+            sample=sample,
+            device=device,
+            threads=threads,
+            redo=redo,
+            as_json=as_json,
+        )
+    )
+
+
+@app.command()
+def encode(
+    model: Annotated[
+        str, typer.Argument(help="A folder that `sidbench fit` left, or a run of --results by method or id.")
+    ],
+    vectors: Vectors,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="A file (.parquet, .npz, .json), or a folder for sids.parquet or, with --shard-rows, shards."
+        ),
+    ],
+    shard_rows: Annotated[
+        int | None, typer.Option(min=1, help="A folder of files with so many rows.")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="What a folder holds: parquet, npz or json.")
+    ] = "parquet",
+    resolver: Annotated[
+        str | None,
+        typer.Option(help="A resolver as the last step, such as suffix. [dim]Default: none.[/dim]"),
+    ] = None,
+    set_: Sets = None,
+    verify: Annotated[
+        int, typer.Option(min=0, help="Encode so many items again at the end and compare.")
+    ] = 0,
+    column: Column = None,
+    id_column: IdColumn = None,
+    ids: Ids = None,
+    dim: Dim = None,
+    dtype: Dtype = None,
+    results: Annotated[Path, typer.Option(help="Results folder in which MODEL may be a run.")] = Path(
+        "results"
+    ),
+    device: Device = "auto",
+    threads: Threads = 0,
+    redo: Redo = False,
+    as_json: Json = False,
+) -> None:
+    """SIDs for a catalogue of any size. What is killed goes on with the same command.
+
+    A manifest with checksums says which model and input they are from; others are not mixed in.
+    """
+    from sidbench.commands.encode import encode as execute
+
+    source = _source(vectors, column, id_column, ids, dim, dtype)
+    raise typer.Exit(
+        execute(
+            model,
+            source,
+            out,
+            results=results,
+            shard_rows=shard_rows,
+            form=form,
+            resolver=resolver,
+            sets=set_ or [],
+            verify=verify,
+            device=device,
+            threads=threads,
+            redo=redo,
+            as_json=as_json,
+        )
+    )
+
+
+@data.command("check")
+def data_check(
+    what: Annotated[
+        str | None, typer.Argument(metavar="[DATASET]", help="A folder or a dataset's name; or give --items.")
+    ] = None,
+    items: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Your own items, with vectors, or words, or neither.")
+    ] = None,
+    sequences: Annotated[
+        str | None, typer.Option(metavar="FILE", help="What users did: user, item, time; or user and a list.")
+    ] = None,
+    embeddings: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Vectors, where they lie in a file of their own.")
+    ] = None,
+    embedding: Annotated[
+        str | None, typer.Option(metavar="HOW", help="How vectors would be made of words, such as tfidf.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="WHAT=COLUMN", help="Columns that are not recognised: item=asin,user=reviewer."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PARAMETER=VALUE", help="A parameter of the dataset. Repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Read data once and say what they are: counts, columns, ties, gaps, broken or equal vectors.
+
+    Exits with 0 where a run can use them, 1 where it cannot, 2 for wrong usage. Nothing is trained or kept.
+    """
+    from sidbench.commands.data import check
+
+    own = {
+        "items": items,
+        "sequences": sequences,
+        "embeddings": embeddings,
+        "embedding": embedding,
+        "columns": columns,
+    }
+    raise typer.Exit(check(what, own, set_ or [], as_json=as_json))

@@ -33,6 +33,8 @@ def parse_budget(value: Any) -> Any:
     return Budget.parse(value)
 
 
+#: Options that name a person's own files: parameters of the dataset `files`, or of another that has them.
+OWN = ("items", "sequences", "embeddings", "embedding", "columns")
 Lists = BeforeValidator(split_list)
 Names = Annotated[list[str], Field(min_length=1), Lists]
 Cutoffs = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), Lists]
@@ -78,11 +80,12 @@ def read_settings(config: Path | None, given: dict[str, Any], sets: list[str]) -
         target, key, value = parse_set(text)
         parameters.setdefault(target, {})[key] = value
     values["set"] = parameters
+    _own_files(values)
     for key in values:
         if key not in Settings.model_fields:
             raise UsageError(
                 f"{config}: there is no setting {key!r}{nearest(key, Settings.model_fields)} "
-                f"Known: {', '.join(Settings.model_fields)}."
+                f"Known: {', '.join([*Settings.model_fields, *OWN])}."
             )
     try:
         return Settings(**values)
@@ -91,6 +94,20 @@ def read_settings(config: Path | None, given: dict[str, Any], sets: list[str]) -
             f"{'.'.join(str(p) for p in x['loc'])} = {x['input']!r}: {x['msg']}" for x in e.errors()
         )
         raise UsageError(f"settings do not fit: {said}") from None
+
+
+def _own_files(values: dict[str, Any]) -> None:
+    """`items` and what belongs to it are parameters of the dataset."""
+    own = {key: values.pop(key) for key in OWN if key in values}
+    if not own:
+        return
+    if "items" in own:
+        if "dataset" in values:
+            raise UsageError(f"give --dataset {values['dataset']} or --items {own['items']}, not both")
+        values["dataset"] = "files"
+    elif "dataset" not in values:
+        raise UsageError(f"--{next(iter(own))} belongs to data: give --items FILE, or --dataset NAME, too")
+    values["set"]["dataset"] = {**own, **values["set"].get("dataset", {})}
 
 
 def parse_set(text: str) -> tuple[str, str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sidbench.errors import DataError, UsageError, nearest
@@ -126,7 +126,7 @@ class Columns:
             )
         return found
 
-    def check_used(self, tables: dict[str, Iterable[str]]) -> None:
+    def check_used(self, tables: Mapping[str, Iterable[str]]) -> None:
         """A name that no file has is a mistake, whichever file was meant."""
         everything = {name for names in tables.values() for name in names}
         for (file, role), name in self.given.items():

@@ -118,7 +118,7 @@ def event_facts(events: Events, items: int, ties: str) -> tuple[dict[str, Any], 
         "items met": int((met > 0).sum()),
         "items never met": int((met == 0).sum()),
         "length": {
-            "shortest": int(lengths.min(initial=0)) if len(lengths) else 0,
+            "shortest": int(lengths.min()) if len(lengths) else 0,
             "mean": round(float(lengths.mean()), 2) if len(lengths) else 0.0,
             "longest": int(lengths.max(initial=0)),
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,18 @@ def survey(
     found.rows -= int((without if used is None else without & used).sum())
     found.shortest, found.longest = (float(np.sqrt(low)), float(np.sqrt(high))) if high else (0.0, 0.0)
     return found, without
+
+
+class Held(Vectors):
+    """An array as rows to be looked at."""
+
+    kind = "array"
+
+    def __init__(self, x: Embeddings) -> None:
+        self.path, self.x, (self.rows, self.dim) = Path("array"), x, x.shape
+
+    def read(self, start: int, stop: int) -> Embeddings:
+        return self.x[start:stop]
 
 
 def pieces(vectors: Vectors) -> Any:
