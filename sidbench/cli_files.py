@@ -131,6 +131,13 @@ def encode(
     ),
     device: Device = "auto",
     threads: Threads = 0,
+    engine: Annotated[
+        str, typer.Option(help="local (this process) or ray: a shard a task, each with --threads cores or 1.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="A Ray cluster that runs already; auto: on this machine."),
+    ] = None,
     redo: Redo = False,
     as_json: Json = False,
 ) -> None:
@@ -154,6 +161,8 @@ def encode(
             verify=verify,
             device=device,
             threads=threads,
+            engine=engine,
+            address=address,
             redo=redo,
             as_json=as_json,
         )

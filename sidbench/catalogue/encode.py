@@ -176,8 +176,7 @@ def _about(job: Job, vectors: Vectors, place: Place, resolver: Resolver | None) 
     return {
         "schema": SCHEMA,
         "items": job.rows,
-        "levels": len(job.sizes),
-        "sizes": list(job.sizes),
+        "own_sizes": list(job.sizes),
         "base": 0,
         "beyond_end": -1,
         "resolver": "" if resolver is None else resolver.name,
@@ -202,7 +201,7 @@ def _finished(
     """The shards that are there and whole; None where all is, the last file included."""
     whole = read_json(place.manifest)
     if whole is not None and whole.get("complete") and place.final is not None:
-        _same(whole, about, place)
+        same(whole, about, place.out)
         [entry] = whole["files"]
         if place.final.is_file() and sha256(place.final) == entry["sha256"]:
             _same_rows(job, vectors, place, whole, now, whole["shards"])
@@ -213,7 +212,7 @@ def _finished(
     held = read_json(place.parts / MANIFEST)
     if held is None:
         return {}
-    _same(held, about, place)
+    same(held, about, place.out)
     done: dict[int, Entry] = {}
     for i, entry in enumerate(held["shards"]):
         if entry is None:
@@ -230,14 +229,18 @@ def _finished(
     return done
 
 
-def _same(held: dict[str, Any], about: dict[str, Any], place: Place) -> None:
+def same(held: dict[str, Any], about: dict[str, Any], out: Path) -> None:
     """Refuse to go on with anything else."""
-    keys = [k for k in about if held.get(k) != about[k]]
+    there, now = _flat(held), _flat(about)
+    keys = [
+        k
+        for k in {**now, **{k: 0 for k in there if k.partition(".")[0] in about}}
+        if there.get(k) != now.get(k)
+    ]
     if keys:
-        said = "; ".join(f"{k}: {_short(held.get(k))} there, {_short(about[k])} now" for k in keys[:3])
+        said = "; ".join(f"{k}: {_short(there.get(k))} there, {_short(now.get(k))} now" for k in keys[:3])
         raise UsageError(
-            f"{place.out} was begun from something else ({said}); name another place, or begin anew "
-            "with --redo"
+            f"{out} was begun from something else ({said}); name another place, or begin anew with --redo"
         )
 
 
@@ -270,7 +273,7 @@ def _complete(
     job: Job, vectors: Vectors, place: Place, resolver: Resolver | None, held: dict[str, Any]
 ) -> dict[str, Any]:
     """The last step: one file of all shards where one was asked for, and the manifest that vouches for it."""
-    held = {**held, "complete": True}
+    held = {**held, "complete": True, "levels": len(job.sizes), "sizes": list(job.sizes)}
     if place.final is None:
         write_json(place.manifest, held)
         return held
@@ -282,7 +285,6 @@ def _complete(
     if resolver is not None:
         tables, sizes = _resolved(job, vectors, resolver, tables)
         held |= {"sizes": list(sizes), "levels": len(sizes), "facts": resolver.facts()}
-        held["own_sizes"] = list(job.sizes)
     write_whole(place.final, place.suffix, tables, job.rows, tuple(held["sizes"]))
     held["files"] = [
         {"file": place.final.name, "bytes": place.final.stat().st_size, "sha256": sha256(place.final)}
@@ -322,8 +324,8 @@ def all_rows(vectors: Vectors, stamps: list[dict[str, Any]]) -> Any:
     return cached_rows(f"vectors-{key[:16]}", (vectors.rows, vectors.dim), fill)
 
 
-def verify(model: Path, source: Source, out: Path, rows: int, device: str = "auto") -> int:
-    """Encode this many rows of a finished output again, in other pieces; how many have other codes."""
+def verify(model: Path, source: Source, out: Path, rows: int, device: str = "auto") -> tuple[int, int]:
+    """Encode about so many rows of a finished output again, in other pieces: how many, how many differ."""
     folder = out if out.is_dir() else out.parent
     manifest = read_json(out / MANIFEST if out.is_dir() else out.with_name(f"{out.name}.{MANIFEST}")) or {}
     if not manifest.get("complete"):
@@ -334,7 +336,7 @@ def verify(model: Path, source: Source, out: Path, rows: int, device: str = "aut
         raise UsageError(
             f"{out}: the resolver {manifest['resolver']} moved items, so codes cannot be compared"
         )
-    own = len(manifest.get("own_sizes", manifest["sizes"]))
+    own = len(manifest["own_sizes"])
     vectors, tokenizer = source.open(), load_model(model, device, manifest["model"]["sha256"])
     files = [f["file"] for f in manifest.get("files") or manifest["shards"]]
     chosen = _blocks(vectors.rows, min(rows, vectors.rows), manifest["model"]["sha256"])
@@ -350,7 +352,7 @@ def verify(model: Path, source: Source, out: Path, rows: int, device: str = "aut
                     checked += b - a
                     report("verify", checked, rows)
             at = end
-    return wrong
+    return checked, wrong
 
 
 def _blocks(rows: int, count: int, seed: str) -> list[tuple[int, int]]:
@@ -371,6 +373,14 @@ def _begin_anew(place: Place) -> None:
 
 def _entries(done: dict[int, Entry]) -> list[Entry | None]:
     return [done.get(i) for i in range(max(done, default=-1) + 1)]
+
+
+def _flat(held: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Entries of tables in tables by their dotted names."""
+    out: dict[str, Any] = {}
+    for key, value in held.items():
+        out |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return out
 
 
 def _short(value: Any) -> str:

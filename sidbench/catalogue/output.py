@@ -131,10 +131,12 @@ def _npz(f: IO[bytes], tables: Tables, rows: int, sizes: tuple[int, ...]) -> Non
 
 
 def _wider(known: np.dtype[Any], ids: pa.ChunkedArray) -> np.dtype[Any]:
+    wider: np.dtype[Any]
     if pa.types.is_integer(ids.type):
-        return np.dtype(ids.type.to_pandas_dtype())
-    longest = pc.max(pc.utf8_length(ids)).as_py() or 1
-    wider: np.dtype[Any] = np.promote_types(known, np.dtype(f"<U{longest}"))
+        wider = np.dtype(ids.type.to_pandas_dtype())
+    else:
+        longest = pc.max(pc.utf8_length(ids)).as_py() or 1
+        wider = np.promote_types(known, np.dtype(f"<U{longest}"))
     return wider
 
 

@@ -1,0 +1,38 @@
+"""The shards of an encode as pieces of work for an engine: each by whichever worker is free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sidbench.catalogue.encode import Runner
+from sidbench.catalogue.job import Entry, Job, encode_shard
+from sidbench.engines import Engine, Lost, Needs
+from sidbench.errors import StorageError
+
+
+def spread(engine: Engine, device: str, threads: int) -> Runner:
+    """What `encode` takes to have its shards done by an engine, each with so many cores or on its own GPU.
+
+    A core a shard unless told otherwise: as many shards at a time as there are cores read, compute and write
+    past each other by themselves.
+    """
+    there = engine.device(device)
+
+    def run(job: Job, todo: list[int]) -> Iterator[tuple[int, Entry]]:
+        job = replace(job, device=there)
+        needs = Needs(threads or 1, int(there == "cuda"))
+        lost: dict[int, str] = {}
+        for i, outcome in engine.each(encode_shard, job, todo, needs, job.parts):
+            if isinstance(outcome, Lost):
+                lost[i] = outcome.said
+            else:
+                yield i, outcome
+        if lost:
+            first = min(lost)
+            raise StorageError(
+                f"{len(lost)} of {len(todo)} shards are not done, the first of them {job.file(first).name}: "
+                f"{lost[first]}. The others stand; the same command does what is missing"
+            )
+
+    return run
