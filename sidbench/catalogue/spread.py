@@ -11,19 +11,22 @@ from sidbench.engines import Engine, Lost, Needs
 from sidbench.errors import StorageError
 
 
-def spread(engine: Engine, device: str, threads: int) -> Runner:
-    """What `encode` takes to have its shards done by an engine, each with so many cores or on its own GPU.
+def needs(engine: Engine, device: str, threads: int) -> Needs:
+    """What one shard takes: a core unless told otherwise, and on cuda a GPU of its own.
 
-    A core a shard unless told otherwise: as many shards at a time as there are cores read, compute and write
-    past each other by themselves.
+    As many shards at a time as there are cores read, compute and write past each other by themselves.
     """
+    return Needs(threads or 1, int(engine.device(device).startswith("cuda")))
+
+
+def spread(engine: Engine, device: str, asked: Needs) -> Runner:
+    """What `encode` takes to have its shards done by an engine."""
     there = engine.device(device)
 
     def run(job: Job, todo: list[int]) -> Iterator[tuple[int, Entry]]:
         job = replace(job, device=there)
-        needs = Needs(threads or 1, int(there == "cuda"))
         lost: dict[int, str] = {}
-        for i, outcome in engine.each(encode_shard, job, todo, needs, job.parts):
+        for i, outcome in engine.each(encode_shard, job, todo, asked, job.parts):
             if isinstance(outcome, Lost):
                 lost[i] = outcome.said
             else:
