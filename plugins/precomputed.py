@@ -5,39 +5,46 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import Self
 
-from sidbench import sidfile
 from sidbench.dataset import Embeddings
 from sidbench.errors import DataError, UnsupportedError, UsageError
+from sidbench.format import MOST_CODES, How
+from sidbench.formats import codes as settled
+from sidbench.formats import reading
 from sidbench.plugin import Plugin
 from sidbench.sids import Codes
 from sidbench.tokenizer import Size, Tokenizer
-
-MOST = 65_536  # codes of a level
 
 
 class Precomputed(Tokenizer):
     """SIDs from a file, so that any system's can be scored with the same decoder; nothing is fitted.
 
-    Reads `index.json` as LC-Rec, LETTER and MiniOneRec write it, plain lists of integers as TIGER's, a
-    parquet table, or a `.npy` whose row i is the item of id i. Items are joined by their ids as text. A
-    shorter SID (a suffix that only colliding items have) ends in -1, which the resolver `keep` leaves as
-    it is.
+    Reads every format of `sidbench list formats`, `index.json` of LC-Rec, LETTER or MiniOneRec first, and the
+    table of a run. Items are joined by their ids as text. What a file cannot say (what it counts from, which
+    way round a matrix stands) comes from its manifest or from the parameters here and is never guessed. A
+    shorter SID (a suffix that only colliding items have) ends in -1, which the resolver `keep` leaves.
     """
 
     name = "precomputed"
     paper = "https://arxiv.org/abs/2311.09049"
+    added: ClassVar[tuple[str, ...]] = ("format", "orientation", "suffix")
 
-    #: The file: index.json, .parquet with item_id and sid, or .npy whose row i is the item of id i.
+    #: The file: index.json, parquet, .npy and whatever else `sidbench list formats` reads.
     path: Path
-    #: The number that the file counts codes from; auto is 1 where no code of the whole file is 0.
+    #: The number that the file counts codes from; auto takes its manifest's, or 0 where a code 0 proves it.
     base: Literal["auto", 0, 1] = "auto"
+    #: A format by name, of `sidbench list formats`; auto goes by the manifest, else by the ending.
+    format: str = "auto"
+    #: What a row of a matrix is; auto refuses a shape that could be either.
+    orientation: Literal["auto", "items", "levels"] = "auto"
+    #: Whether the last code is a suffix, and counted from what; auto takes it from manifest and format.
+    suffix: Literal["auto", "none", 0, 1] = "auto"
     #: Codes of a SID; 0 takes the file's, any other number must be the file's.
     levels: Annotated[int, Field(ge=0, le=16)] = 0
     #: Codes of a level; 0 takes the file's largest and one.
@@ -70,7 +77,7 @@ class Precomputed(Tokenizer):
             found = self._file
             self.codes_, self.ids_, self.sizes_ = found.codes, found.ids, list(found.sizes)
             self.base_ = found.base
-        row = sidfile.rows_of(self.ids_, len(self.codes_), item_ids, self.path.name)
+        row = settled.rows_of(self.ids_, len(self.codes_), item_ids, self.path.name)
         self.unused_ = len(self.codes_) - len(np.unique(row))
         codes: Codes = self.codes_[row]
         return codes
@@ -92,13 +99,15 @@ class Precomputed(Tokenizer):
 
     @cached_property
     def _file(self) -> File:
-        ids, raw = sidfile.read(self.path, f"{self.name}.path")
-        codes, base = sidfile.counted_from_zero(raw, self.base, self.path.name)
-        return File(ids, codes, self._sizes_of(codes), base)
+        how = How(
+            self.format, self.base, self.orientation, self.suffix, option=f"--set {self.name}.{{}}={{}}"
+        )
+        table = reading.read(self.path, f"{self.name}.path", how)
+        return File(table.ids, table.codes, self._sizes_of(table), table.base)
 
-    def _sizes_of(self, codes: Codes) -> tuple[int, ...]:
-        """The sizes of a file's levels: as given, if the file's codes fit, else its largest code and one."""
-        levels, largest = codes.shape[1], codes.max(axis=0)
+    def _sizes_of(self, table: settled.Table) -> tuple[int, ...]:
+        """The sizes of a file's levels: as given, if codes fit, as its manifest says, else as needed."""
+        levels, largest = table.codes.shape[1], table.codes.max(axis=0)
         given = self.codebook_size
         wanted = len(given) if isinstance(given, tuple) else self.levels
         if wanted not in (0, levels):
@@ -106,15 +115,17 @@ class Precomputed(Tokenizer):
                 f"{self.path.name} holds SIDs of up to {levels} codes, {self.name}.levels says {wanted}; "
                 "leave levels out, or give the file that was meant"
             )
+        if given == 0 and table.sizes is not None:
+            given = table.sizes
         if given == 0:
             given = tuple(int(code) + 1 for code in largest)
         sizes = given if isinstance(given, tuple) else (given,) * levels
         for level, (size, code) in enumerate(zip(sizes, largest, strict=True)):
-            if code >= min(size, MOST):
+            if code >= min(size, MOST_CODES):
                 raise DataError(
                     f"{self.path.name}: level {level} holds code {code} (counted from 0), beyond "
-                    f"{'codebook_size' if size <= MOST else 'the most that a level can have'} = "
-                    f"{min(size, MOST)}; leave codebook_size out, or give the file that was meant"
+                    f"{'codebook_size' if size <= MOST_CODES else 'the most that a level can have'} = "
+                    f"{min(size, MOST_CODES)}; leave codebook_size out, or give the file that was meant"
                 )
         return sizes
 

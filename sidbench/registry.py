@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 from sidbench.dataset import Corpus, Dataset
 from sidbench.errors import DataError, SidbenchError, UsageError, unknown
 from sidbench.folder import Folder, find_folder
+from sidbench.format import Format
 from sidbench.logger import Logger
 from sidbench.plugin import Plugin, configure, parameter_types
 from sidbench.reference import Reference
@@ -32,9 +33,12 @@ PACKAGES = (
     "sidbench.resolve",
     "sidbench.references",
     "sidbench.loggers",
+    "sidbench.formats",
 )
 ENTRY_POINTS = "sidbench.plugins"
-KINDS: dict[str, type[Plugin]] = {c.kind: c for c in (Tokenizer, Dataset, Resolver, Reference, Logger)}
+KINDS: dict[str, type[Plugin]] = {
+    c.kind: c for c in (Tokenizer, Dataset, Resolver, Reference, Logger, Format)
+}
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ def test_many_levels_fit_too(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     np.save(tmp_path / "sids.npy", np.random.default_rng(0).integers(0, 5000, (300, 16)))
-    said = sidbench_cli("inspect", tmp_path / "sids.npy", "--no-legends")
+    said = sidbench_cli("inspect", tmp_path / "sids.npy", "--no-legends", "--base", "0")
     assert max(map(cell_len, said.out.splitlines())) <= width
     assert "…" not in said.out
 
@@ -229,7 +229,10 @@ def test_what_is_no_sids_says_so(results: Path, sidbench_cli: Cli, tmp_path: Pat
     assert "is not what these SIDs were made on" in fails("random", "--dataset", "synthetic")
     np.save(tmp_path / "sids.npy", np.full((300, 2), 7))
     assert "expected one number a level" in fails(tmp_path / "sids.npy", "--sizes", "many")
-    assert "does not fit" in fails(tmp_path / "sids.npy", "--sizes", "4,4")
+    assert "does not fit" in fails(tmp_path / "sids.npy", "--sizes", "4,4", "--base", "1")
+    assert "give --base 1 if" in fails(tmp_path / "sids.npy")
+    assert "expected auto, 0, 1" in fails(tmp_path / "sids.npy", "--base", "2")
+    assert "are for a file of SIDs" in fails("random", "--base", "0")
 
 
 def test_a_dataset_that_is_gone_leaves_what_needs_none(

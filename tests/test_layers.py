@@ -17,7 +17,7 @@ ROOT = PACKAGE.parent
 #: From below to above; a module imports its own layer and those below it.
 LAYERS = (
     ("errors", "progress", "clock", "checkpoints", "sidbench"),
-    ("plugin", "budget", "sids", "sidfile", "provenance"),
+    ("plugin", "budget", "sids", "provenance"),
     (
         "dataset",
         "tokenizer",
@@ -29,7 +29,18 @@ LAYERS = (
         "vectors_parquet",
         "vectors_shards",
     ),
-    ("embed", "files", "folder", "protocol", "public", "ranking", "resolver", "vectors_more"),
+    (
+        "embed",
+        "files",
+        "folder",
+        "format",
+        "formats",
+        "protocol",
+        "public",
+        "ranking",
+        "resolver",
+        "vectors_more",
+    ),
     (
         "reference",
         "record",
@@ -46,7 +57,7 @@ LAYERS = (
     ("bench", "catalogue", "report"),
     ("settings", "plan", "matrix", "estimate", "display", "callbacks"),
     ("commands",),
-    ("cli",),
+    ("cli", "cli_files"),
     ("__main__",),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sidbench import metrics, sidfile
+from sidbench import metrics
+from sidbench.formats import reading
 from sidbench.sids import Codes
 
 FOLDERS = [Path(p) for p in os.environ.get("SIDBENCH_DATA", "").split(os.pathsep) if p]
@@ -27,9 +28,9 @@ def data(path: str) -> Path:
 
 
 def index(path: str) -> tuple[list[str], Codes]:
-    ids, raw = sidfile.read(data(path), "path")
-    codes, _ = sidfile.counted_from_zero(raw, 0, path)
-    return ids if ids is not None else [str(i) for i in range(len(codes))], codes
+    table = reading.read(data(path), "path")
+    codes = table.codes
+    return table.ids if table.ids is not None else [str(i) for i in range(len(codes))], codes
 
 
 def last_items(bundle: str) -> NDArray[np.int64]:

@@ -17,10 +17,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sidbench import metrics, registry, sidfile
+from sidbench import metrics, registry
 from sidbench.commands.results import find_run, open_store
 from sidbench.dataset import Corpus
 from sidbench.errors import DataError, SidbenchError, UsageError, unknown
+from sidbench.format import How
+from sidbench.formats import reading
+from sidbench.formats.codes import rows_of
 from sidbench.metrics import ABSENT, METRICS, Found, Metric
 from sidbench.metrics.collisions import BEFORE
 from sidbench.plugin import parameter_types
@@ -154,31 +157,31 @@ class Loader:
         title = f"{manifest.get('method', 'SIDs')}, {folder.name}"
         return self._of_artifact(folder, title, [(s, {}) for s in specs], (self.protocol, {}))
 
-    def of_file(self, path: Path, sizes: tuple[int, ...] | None) -> Subject:
+    def of_file(self, path: Path, sizes: tuple[int, ...] | None, how: How) -> Subject:
         """SIDs that any system wrote, in the order of the dataset's items where one is named."""
-        ids, raw = sidfile.read(path, "inspect")
-        codes, base = sidfile.counted_from_zero(raw, "auto", path.name)
+        table = reading.read(path, "inspect", how)
+        ids, codes = table.ids, table.codes
         largest = tuple(int(c) + 1 for c in codes.max(axis=0))
         if sizes is not None and (len(sizes) != len(largest) or any(map(int.__lt__, sizes, largest))):
             raise UsageError(
                 f"--sizes {','.join(map(str, sizes))} does not fit {path.name}: its levels hold codes up to "
                 f"{', '.join(str(size - 1) for size in largest)} (counted from 0)"
             )
-        notes = [f"counts codes from {base}"]
-        if sizes is None:
+        notes = list(table.notes)
+        if sizes is None and table.sizes is None:
             notes.append("a level's size is its largest code and one (--sizes says otherwise)")
-        if len(largest) > 1 and len(distinct_rows(codes)[0]) == len(codes):
+        if table.suffix is None and len(largest) > 1 and len(distinct_rows(codes)[0]) == len(codes):
             notes.append("every SID is unique: the last level may be a suffix, apart from the items")
         corpus, divided, why = self._data([], (self.protocol, {}), "")
         rows = np.arange(len(codes))
         if corpus is not None:
-            rows = sidfile.rows_of(ids, len(codes), corpus.item_ids, path.name)
+            rows = rows_of(ids, len(codes), corpus.item_ids, path.name)
             left_out = len(codes) - len(np.unique(rows))
             notes += [f"{left_out:,} items of the file are not in the dataset"] if left_out else []
         own_ids = np.array(ids, dtype=np.str_) if ids is not None else np.arange(len(codes))
-        found = SIDs(codes[rows], sizes or largest, own_ids[rows])
+        found = SIDs(codes[rows], sizes or table.sizes or largest, own_ids[rows])
         said = (*notes, *why)
-        return Subject(path.name, found, found.levels, corpus, divided, None, said, as_found=True)
+        return Subject(path.name, found, table.own, corpus, divided, None, said, as_found=True)
 
     def _of_artifact(
         self,
@@ -191,7 +194,7 @@ class Loader:
         corpus, divided, why = self._data(specs, protocol, str(sids.manifest.get("fingerprint", "")))
         if corpus is not None:
             names = sids.item_ids.astype(str).tolist()
-            rows = sidfile.rows_of(names, len(names), corpus.item_ids, folder.name)
+            rows = rows_of(names, len(names), corpus.item_ids, folder.name)
             sids = sids.replace(codes=sids.codes[rows], item_ids=sids.item_ids[rows])
         tokenizer = None
         try:
@@ -313,7 +316,7 @@ def with_attribute(subject: Subject, given: str) -> Subject:
     numbers = found.indices.to_numpy().astype(np.int32)
     empty = np.array([v == "" for v in found.dictionary.to_pylist()], dtype=bool)
     numbers = np.where(empty[numbers], -1, numbers).astype(np.int32)
-    rows = sidfile.rows_of(ids, len(ids), subject.ids, path.name)
+    rows = rows_of(ids, len(ids), subject.ids, path.name)
     known = int((numbers[rows] >= 0).sum())
     note = f"categories: {column} of {path.name}, known of {known:,} items, the same at every depth"
     return replace(subject, attribute=numbers[rows], notes=(*subject.notes, note))
@@ -372,12 +375,13 @@ def inspect(
     legends: bool,
     device: str,
     as_json: bool,
+    how: How | None = None,
 ) -> int:
     """Every number of one set of SIDs that needs no decoder, with what it does not show."""
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
     loader = Loader(dataset, protocol, device)
-    subject = _subject(what, root, loader, _numbers(sizes))
+    subject = _subject(what, root, loader, _numbers(sizes), how or How())
     if attribute is not None:
         subject = with_attribute(subject, attribute)
     found = measure(subject, churn=(lambda said: _tell(f"churn: {said}")) if churn else None)
@@ -389,11 +393,15 @@ def inspect(
     return 0
 
 
-def _subject(what: str, root: Path, loader: Loader, sizes: tuple[int, ...] | None) -> Subject:
+def _subject(what: str, root: Path, loader: Loader, sizes: tuple[int, ...] | None, how: How) -> Subject:
     """A file of SIDs, a folder with an artifact, else a run of the results folder."""
     path = Path(what).expanduser()
-    if path.suffix.lower() in sidfile.READERS:
-        return loader.of_file(path, sizes)
+    if path.is_file() or reading.by_ending(path) is not None:
+        return loader.of_file(path, sizes, how)
+    if how != How():
+        raise UsageError(
+            "--format, --base, --orientation and --suffix are for a file of SIDs; runs know theirs"
+        )
     if sizes is not None:
         raise UsageError("--sizes is for a file of SIDs; a run and an artifact know their own")
     if path.is_dir() and (path / "manifest.json").exists():

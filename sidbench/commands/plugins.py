@@ -32,6 +32,7 @@ KINDS = {
     "resolvers": "resolver",
     "references": "reference",
     "loggers": "logger",
+    "formats": "format",
 }
 
 

@@ -69,7 +69,7 @@ def _gunzipped(path: Path, most: int) -> bytes:
     with gzip.open(path) as file:
         while piece := file.read(1 << 24):
             length += len(piece)
-            _check_growth(path, "it", length, size, most)
+            check_growth(path, "it", length, size, most)
             out.append(piece)
     return b"".join(out)
 
@@ -114,7 +114,7 @@ def check_zip(archive: zipfile.ZipFile, path: Path, most: int = MOST) -> None:
     if sum(i.compress_size for i in infos) > size:
         raise DataError(f"{path.name} is refused: its members overlap, as in a zip bomb; {REMEDY}")
     for info in infos:
-        _check_growth(path, repr(info.filename), info.file_size, info.compress_size, most)
+        check_growth(path, repr(info.filename), info.file_size, info.compress_size, most)
 
 
 def read_member(archive: zipfile.ZipFile, name: str, path: Path, most: int = MOST) -> bytes:
@@ -229,7 +229,8 @@ class _Array(np.ndarray[Any, Any]):
         _, shape, dtype, fortran, raw = state
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
         _check_array(shape, dtype, raw)
-        super().__setstate__((1, shape, dtype.real, bool(fortran), bytes(raw)))  # type: ignore[misc]
+        whole: Any = (1, shape, dtype.real, bool(fortran), bytes(raw))
+        super().__setstate__(whole)
 
 
 def _check_array(shape: Any, dtype: Any, raw: Any) -> None:
@@ -401,7 +402,8 @@ def _check_size(path: Path, size: int, most: int) -> None:
         )
 
 
-def _check_growth(path: Path, what: str, size: int, packed: int, most: int) -> None:
+def check_growth(path: Path, what: str, size: int, packed: int, most: int = MOST) -> None:
+    """Refuse what unpacks to more than it may."""
     _check_size(path, size, most)
     if size > SMALL and size > GROWTH * max(packed, 1):
         raise DataError(
