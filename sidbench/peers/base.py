@@ -28,8 +28,8 @@ class PeerFolder(Dataset):
 
     #: The folder.
     path: Path = Path()
-    #: The vectors: auto (the folder's own, else tfidf), a file of the folder, or a source (tfidf,
-    #: collaborative, sentence-transformers/MODEL).
+    #: The vectors: auto (the folder's own, else tfidf, without text collaborative), a file of the folder, or
+    #: a source (tfidf, collaborative, sentence-transformers/MODEL).
     embedding: str = "auto"
     #: NaN and infinity in vectors of a file: an error, or zero in their place, which a note counts.
     nan: Nan = "error"
@@ -74,17 +74,23 @@ class PeerFolder(Dataset):
                 f"{self.name}: there are neither vectors nor a list of items; add one of the files that "
                 f"`sidbench list --params {self.name}` names"
             )
-        source, missing = ("tfidf", True) if source == "auto" else (source, False)
-        if texts is None and source != "collaborative":
+        found = source
+        if source == "auto":
+            found = "tfidf" if texts is not None else "collaborative"
+        elif texts is None and source != "collaborative":
             raise DataError(
-                f"{self.name}: the folder has no vectors and no text to make them from; set "
+                f"{self.name}: the folder has no text that {source!r} could read; set "
                 "--set dataset.embedding=collaborative, or to a file of vectors (.npy, row i is item i)"
             )
         x, facts = vectors_for(
-            source, texts=texts or [], sequences=sequences, items=items, where=f"dataset {self.name}"
+            found, texts=texts or [], sequences=sequences, items=items, where=f"dataset {self.name}"
         )
-        made = (f"the folder holds no vectors: they are made from the items' text ({source})",)
-        return x, (*(made if missing else ()), *facts.get("notes", ()))
+        made = {
+            "tfidf": "the folder holds no vectors: they are made from the items' text (tfidf)",
+            "collaborative": "the folder holds neither vectors nor text: vectors are made from the training "
+            "sequences (collaborative), and say nothing of content",
+        }
+        return x, (*((made[found],) if source == "auto" else ()), *facts.get("notes", ()))
 
 
 def read_vectors(path: Path, nan: Nan) -> tuple[Embeddings, tuple[str, ...]]:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from sidbench.dataset import Sequences
 from sidbench.errors import DataError
 from sidbench.formats import safe
 
@@ -93,3 +95,28 @@ def text_lines(path: Path) -> list[str]:
         return safe.read_text(path).rstrip().splitlines()
     except gzip.BadGzipFile as e:
         raise DataError(f"{path.name} is no gzip file ({e})") from None
+
+
+def listed(lists: list[Any], names: list[str], path: Path) -> Sequences:
+    """Lists of item numbers, one a user, as rows; what is no such list is told with its user."""
+    try:
+        array = pa.array(lists, pa.large_list(pa.int32()))
+        flat = array.flatten()
+        if array.null_count or flat.null_count:
+            raise ValueError
+        items = flat.to_numpy()
+        if len(items) and items.min() < 0:
+            raise ValueError
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        for name, row in zip(names, lists, strict=True):
+            if not isinstance(row, list):
+                raise DataError(
+                    f"{path.name}, user {name}: expected a list of items, found {_kind(row)}"
+                ) from None
+            for item in row:
+                if type(item) is not int or not 0 <= item < 2**31:
+                    raise DataError(
+                        f"{path.name}, user {name}: {_kind(item)} is no item; expected whole numbers from 0"
+                    ) from None
+        raise
+    return Sequences(items, array.offsets.to_numpy().astype(np.int64))
