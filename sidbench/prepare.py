@@ -170,10 +170,11 @@ class Log:
         longer = int((lengths > count).sum())
         return self.keep(behind < count, f"older than the newest {count} of their user ({longer:,} users)")
 
-    def sequences(self) -> Prepared:
-        """What a corpus holds of it: users and items that still occur, in the order of their ids."""
+    def sequences(self, catalogue: Log | None = None) -> Prepared:
+        """What a corpus holds of it: users that still occur, and items that do (or did in `catalogue`)."""
         log = self.ordered()
-        user, item = (np.bincount(x, minlength=1) > 0 for x in (log.users, log.items))
+        user = np.bincount(log.users, minlength=1) > 0
+        item = np.bincount((catalogue or log).items, minlength=1) > 0
         if not len(log):
             raise DataError("no event is left: " + ("; ".join(self.notes) or "the log is empty"))
         number = np.cumsum(item, dtype=np.int64) - 1
@@ -191,7 +192,7 @@ class Log:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Sequences with their times, whose rows and items are the ids beside them, and what people should know."""
+    """Sequences with their times; rows and items are the ids beside them."""
 
     sequences: Sequences
     times: NDArray[np.int64]
@@ -213,11 +214,11 @@ class Steps:
     #: Users with fewer events go, when all else is done.
     shortest: int = 1
 
-    def __call__(self, log: Log, known: Callable[[Log], tuple[Mask, str]] | None = None) -> Log:
-        """The log after all steps; `known` says of items whether they may stay (a title, say), and why not."""
+    def __call__(self, log: Log, known: Callable[[Log], tuple[Mask, str] | None] | None = None) -> Log:
+        """The log after all steps; `known` says which items may stay (those with a title), and why not."""
         log = log.within(self.start, self.end).rated(self.rating)
-        if known is not None:
-            log = log.about(*known(log))
+        if known is not None and (found := known(log)) is not None:
+            log = log.about(*found)
         return log.ordered().once(self.repeats).core(self.user_core, self.item_core).core(self.shortest, 1)
 
 

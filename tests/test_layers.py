@@ -25,6 +25,7 @@ LAYERS = (
         "engines",
         "download",
         "prepare",
+        "rawfiles",
         "vectors",
         "vectors_parquet",
         "vectors_shards",
