@@ -14,10 +14,10 @@ from sidbench import registry
 from sidbench.catalogue.encode import encode as encode_to
 from sidbench.catalogue.encode import verify as verify_at
 from sidbench.catalogue.job import Source, encode_shards
-from sidbench.catalogue.spread import spread
+from sidbench.catalogue.spread import needs, spread
 from sidbench.commands.fit import set_threads
 from sidbench.commands.watch import clock, watching
-from sidbench.engines import Needs, opened
+from sidbench.engines import opened
 from sidbench.errors import DataError, UsageError
 from sidbench.plugin import configure
 from sidbench.resolver import Resolver
@@ -78,11 +78,12 @@ def encode(
     set_threads(threads)
     folder, last = find_model(model, results), make_resolver(resolver, sets)
     began = time.perf_counter()
-    asked = Needs(threads or 1)
     with opened(engine, address) as where, watching(console):
-        if said := where.said(asked):
-            console.print(Text(said, style="dim"), soft_wrap=True)
-        run = encode_shards if engine == "local" else spread(where, device, threads)
+        asked = needs(where, device, threads)
+        where.warn = lambda said: console.print(Text(f"note: {said}", style="yellow"), soft_wrap=True)
+        if words := where.said(asked):
+            console.print(Text(words, style="dim"), soft_wrap=True)
+        run = encode_shards if engine == "local" else spread(where, device, asked)
         device = device if engine == "local" else "auto"  # of what is left to do here
         done = encode_to(
             folder,

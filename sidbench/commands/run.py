@@ -59,6 +59,7 @@ def _run(settings: Settings, engine: Engine, redo: bool, dry_run: bool, as_json:
     def warn(said: str) -> None:
         console.print(Text(f"note: {said}", style="yellow"), soft_wrap=True)
 
+    engine.warn = warn
     elsewhere = settings.engine != "local"
     if elsewhere and plan.todo:
         console.print(Text(engine.said(needs(plan.bench)), style="dim"), soft_wrap=True)

@@ -39,6 +39,9 @@ class Lost:
 class Engine(ABC):
     """Runs pieces, in whatever order and as many at a time as there is room for."""
 
+    #: Who is told, in a line, of what goes wrong and is made good.
+    warn: Callable[[str], None] = staticmethod(lambda said: None)
+
     @abstractmethod
     def device(self, asked: str) -> str:
         """The device that a piece will be given, where a person asked for this one."""

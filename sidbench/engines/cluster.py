@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ def joined(address: str | None) -> Iterator[Engine]:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **given)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as e:
         raise _no_cluster(address, e) from e
+    # It would print to standard output, pages of it, where a worker or node dies; `warn` says it in a line.
+    ray._private.worker._worker_logs_enabled = False
     try:
         yield Cluster(ray)
     finally:
@@ -122,6 +125,17 @@ class Cluster(Engine):
         alive = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         return [resources for resources in alive if resources.get("CPU", 0) >= 1]
 
+    def look(self, dead: set[str]) -> None:
+        """Say which nodes have died that had not, and who goes on."""
+        for node in self.ray.nodes():
+            if not node["Alive"] and node["NodeID"] not in dead:
+                dead.add(node["NodeID"])
+                left = len(self.nodes())
+                self.warn(
+                    f"the node {node['NodeManagerAddress']} has died; what it had in hand is done again by "
+                    + (f"the {left} that live" if left else "the next that joins")
+                )
+
     def device(self, asked: str) -> str:
         gpus = max((node.get("GPU", 0) for node in self.nodes()), default=0)
         if asked == "auto":
@@ -173,11 +187,16 @@ class Cluster(Engine):
             # In a list, so that a worker fetches it once and not with every piece.
             common = [self.ray.put(shared)]
             waiting = {task.remote(work, common, i, mark): i for i in todo}
+            dead = {node["NodeID"] for node in self.ray.nodes() if not node["Alive"]}
+            looked = time.monotonic()
             try:
                 while waiting:
                     for ref in self.ray.wait(list(waiting), timeout=LOOK)[0]:
                         i = waiting.pop(ref)
                         yield i, self._result(ref)
+                    if time.monotonic() - looked > LOOK:
+                        self.look(dead)
+                        looked = time.monotonic()
             finally:
                 for ref in waiting:
                     self.ray.cancel(ref, force=True)
