@@ -264,6 +264,7 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
         "run": run_id(key),
         "dataset": corpus.name,
         "tokenizer_levels": len(tokenizer.sizes),
+        "resolver_params": key["resolver"]["params"],
         "fingerprint": corpus.fingerprint,
         "versions": provenance.versions(),
         **({"cold_items": len(split.cold)} if len(split.cold) else {}),

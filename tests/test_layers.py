@@ -57,7 +57,7 @@ LAYERS = (
     ("registry", "testing"),
     ("bench", "catalogue", "report"),
     ("settings", "plan", "matrix", "estimate", "display", "callbacks"),
-    ("commands",),
+    ("commands", "handle", "sidsets"),
     ("cli", "cli_files"),
     ("__main__",),
 )
