@@ -100,7 +100,12 @@ class Precomputed(Tokenizer):
     @cached_property
     def _file(self) -> File:
         how = How(
-            self.format, self.base, self.orientation, self.suffix, option=f"--set {self.name}.{{}}={{}}"
+            self.format,
+            self.base,
+            self.orientation,
+            self.suffix,
+            option=f"--set {self.name}.{{}}={{}}",
+            format_option=f"--set {self.name}.format={{}}",
         )
         table = reading.read(self.path, f"{self.name}.path", how)
         return File(table.ids, table.codes, self._sizes_of(table), table.base)

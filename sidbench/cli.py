@@ -345,7 +345,7 @@ def inspect(
         execute(
             what,
             Path(results),
-            how=how(format_, base, orientation, suffix),
+            how=how(format_, base, orientation, suffix, named="--format {}"),
             dataset=dataset,
             protocol=protocol,
             sizes=sizes,

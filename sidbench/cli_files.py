@@ -210,3 +210,101 @@ def data_check(
         "columns": columns,
     }
     raise typer.Exit(check(what, own, set_ or [], as_json=as_json))
+
+
+@app.command()
+def export(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A run (its id or a method's name, as for show), an artifact's folder, or a file of SIDs."
+        ),
+    ],
+    to: Annotated[str, typer.Option(help="The format to write; `sidbench list formats` has them.")],
+    out: Annotated[Path, typer.Option(help="The file, or for some formats the folder, to write.")],
+    base: Annotated[
+        int | None,
+        typer.Option(help="What codes are counted from in what is written. [dim]Default: 0.[/dim]"),
+    ] = None,
+    suffix: Annotated[
+        str | None, typer.Option(help="keep or drop the suffix of a resolver. [dim]Default: keep.[/dim]")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PARAMETER=VALUE", help="A parameter of the format. Repeatable."),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="The sequences, for formats that write them. [dim]Default: the run's own.[/dim]"),
+    ] = None,
+    from_: Annotated[
+        str, typer.Option("--from", help="The format of a file, where its ending does not say.")
+    ] = "auto",
+    from_base: Annotated[str, typer.Option(help="What a file counts from, where it does not say.")] = "auto",
+    from_orientation: Annotated[
+        str, typer.Option(help="What a row of a file's matrix is: items or levels.")
+    ] = "auto",
+    from_suffix: Annotated[
+        str, typer.Option(help="Whether a file's last code is a suffix: none, 0 or 1 that it counts from.")
+    ] = "auto",
+    results: Annotated[str, typer.Option(help="Folder of records and artifacts.")] = "results",
+    as_json: Json = False,
+) -> None:
+    """Write SIDs as another system reads them, and a manifest that says base, orientation and suffix."""
+    from sidbench.commands.export import export as execute
+    from sidbench.format import how
+
+    given = [f"{k}={v}" for k, v in (("base", base), ("suffix", suffix)) if v is not None]
+    raise typer.Exit(
+        execute(
+            what,
+            to,
+            out,
+            Path(results),
+            how=how(from_, from_base, from_orientation, from_suffix, "--from-{} {}"),
+            sets=[*(set_ or []), *given],
+            dataset=dataset,
+            as_json=as_json,
+        )
+    )
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A file of SIDs of another system.")],
+    out: Annotated[Path, typer.Option(help="The folder for sids.parquet and its manifest.")],
+    from_: Annotated[
+        str,
+        typer.Option("--from", help="Its format; `sidbench list formats` has them. auto = by its ending."),
+    ] = "auto",
+    base: Annotated[
+        str, typer.Option(help="What its codes count from, where the file does not say: 0 or 1.")
+    ] = "auto",
+    orientation: Annotated[
+        str, typer.Option(help="What a row of a matrix is, where its shape does not say: items or levels.")
+    ] = "auto",
+    suffix: Annotated[
+        str, typer.Option(help="Whether the last code is a suffix, and counted from what: none, 0 or 1.")
+    ] = "auto",
+    sizes: Annotated[
+        str | None,
+        typer.Option(help="Codes a level, such as 256,256,256. [dim]Default: the largest met.[/dim]"),
+    ] = None,
+    redo: Annotated[bool, typer.Option("--redo", help="Replace the SIDs of an earlier import.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take in SIDs that another system made: what the file cannot say is asked for, never guessed."""
+    from sidbench.commands.import_ import import_ as execute
+    from sidbench.commands.inspect import numbers
+    from sidbench.format import how
+
+    raise typer.Exit(
+        execute(
+            file,
+            out,
+            how=how(from_, base, orientation, suffix),
+            sizes=numbers(sizes),
+            redo=redo,
+            as_json=as_json,
+        )
+    )

@@ -33,12 +33,20 @@ class How:
     suffix: Literal["auto", "none", 0, 1] = "auto"
     #: How a parameter is given where the file was named: `--base 1`, or `--set precomputed.base=1`.
     option: str = "--{} {}"
+    format_option: str = "--format {}"
+
+    @property
+    def silent(self) -> bool:
+        """Whether a person said nothing."""
+        return all(v == "auto" for v in (self.format, self.base, self.orientation, self.suffix))
 
     def flag(self, name: str, value: object) -> str:
-        return self.option.format(name, value)
+        return self.format_option.format(value) if name == "format" else self.option.format(name, value)
 
 
-def how(form: str, base: str, orientation: str, suffix: str, option: str = "--{} {}") -> How:
+def how(
+    form: str, base: str, orientation: str, suffix: str, option: str = "--{} {}", named: str = "--from {}"
+) -> How:
     """What a person wrote as options; what is none of the choices says so."""
     given = {"base": base, "orientation": orientation, "suffix": suffix}
     choices: dict[str, tuple[Any, ...]] = {
@@ -52,7 +60,7 @@ def how(form: str, base: str, orientation: str, suffix: str, option: str = "--{}
         if text not in by_text:
             raise UsageError(f"{option.format(name, text)} does not fit; expected {', '.join(by_text)}")
         found[name] = by_text[text]
-    return How(form, **found, option=option)
+    return How(form, **found, option=option, format_option=named)
 
 
 @dataclass(frozen=True, eq=False)

@@ -381,7 +381,7 @@ def inspect(
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
     loader = Loader(dataset, protocol, device)
-    subject = _subject(what, root, loader, _numbers(sizes), how or How())
+    subject = _subject(what, root, loader, numbers(sizes), how or How())
     if attribute is not None:
         subject = with_attribute(subject, attribute)
     found = measure(subject, churn=(lambda said: _tell(f"churn: {said}")) if churn else None)
@@ -398,7 +398,7 @@ def _subject(what: str, root: Path, loader: Loader, sizes: tuple[int, ...] | Non
     path = Path(what).expanduser()
     if path.is_file() or reading.by_ending(path) is not None:
         return loader.of_file(path, sizes, how)
-    if how != How():
+    if not how.silent:
         raise UsageError(
             "--format, --base, --orientation and --suffix are for a file of SIDs; runs know theirs"
         )
@@ -412,7 +412,7 @@ def _subject(what: str, root: Path, loader: Loader, sizes: tuple[int, ...] | Non
     return loader.of_run(find_run(store, what), store)
 
 
-def _numbers(sizes: str | None) -> tuple[int, ...] | None:
+def numbers(sizes: str | None) -> tuple[int, ...] | None:
     try:
         return None if sizes is None else tuple(int(s) for s in sizes.split(","))
     except ValueError:

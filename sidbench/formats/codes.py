@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ class Table:
     @property
     def own(self) -> int:
         """Levels before the suffix."""
-        return self.codes.shape[1] - (self.suffix is not None)
+        return int(self.codes.shape[1]) - (self.suffix is not None)
 
 
 def settle(
@@ -77,10 +77,11 @@ def settle(
                 f"{', '.join(str(c) for c in codes.max(axis=0))}; remove the manifest and give base and "
                 "suffix"
             )
-    notes = (f"counts codes from {base}",)
-    if suffix is not None:
-        notes += (f"the last code is a suffix, counted from {suffix}",)
-    return Table(codes, ids, base, suffix, sizes, found.titles, notes, stated)
+    counted = base if suffix == "same" else suffix
+    notes: tuple[str, ...] = (f"counts codes from {base}",)
+    if counted is not None:
+        notes += (f"the last code is a suffix, counted from {counted}",)
+    return Table(codes, ids, base, counted, sizes, found.titles, notes, stated)
 
 
 def _turned(found: Found, how: How, form: Format, stated: dict[str, Any], name: str) -> NDArray[np.int64]:
@@ -154,22 +155,25 @@ def _check_codes(raw: NDArray[np.int64], ids: list[str] | None, name: str) -> No
         )
 
 
-def _suffix(raw: NDArray[np.int64], how: How, form: Format, stated: dict[str, Any]) -> int | str | None:
+def _suffix(
+    raw: NDArray[np.int64], how: How, form: Format, stated: dict[str, Any]
+) -> int | Literal["same"] | None:
     """What the last code counts from where it is a suffix; `same` where it counts as the levels do."""
     if how.suffix != "auto":
         return None if how.suffix == "none" else how.suffix
     if "suffix" in stated:
         known = stated["suffix"]
         return None if known is None else int(known["base"])
-    if raw.shape[1] > 1 and (form.ends_in_suffix or (raw[:, -1] == -1).any()):
-        # Some items alone have a last code: what only sets them apart.
-        return 0 if form.ends_in_suffix else "same"
+    if raw.shape[1] > 1 and form.ends_in_suffix:
+        return 0
+    if raw.shape[1] > 1 and (raw[:, -1] == -1).any() and (raw[:, -2] != -1).all():
+        return "same"  # some items alone have a last code: what only sets them apart
     return None
 
 
 def _base(
     raw: NDArray[np.int64],
-    suffix: int | str | None,
+    suffix: int | Literal["same"] | None,
     how: How,
     form: Format,
     stated: dict[str, Any],
@@ -208,7 +212,12 @@ def _base(
 
 
 def _from_zero(
-    raw: NDArray[np.int64], base: int, suffix: int | str | None, ids: list[str] | None, how: How, name: str
+    raw: NDArray[np.int64],
+    base: int,
+    suffix: int | Literal["same"] | None,
+    ids: list[str] | None,
+    how: How,
+    name: str,
 ) -> Codes:
     """Codes that begin at 0, level by level, and the suffix too."""
     offsets = np.full(raw.shape[1], base)

@@ -39,8 +39,8 @@ class Json(Format):
     name = "json"
     system = "any"
     file = "sids.json"
-    endings = (".json",)
-    bases = (0, 1)
+    endings: ClassVar[tuple[str, ...]] = (".json",)
+    bases: ClassVar[tuple[int, ...]] = (0, 1)
     paper = "https://arxiv.org/abs/2305.05065"
 
     #: What codes are counted from in the file.

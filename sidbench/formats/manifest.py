@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def _load(place: Path) -> dict[str, Any]:
     stated = safe.read_json(place, MOST)
-    checks = {
+    checks: dict[str, Callable[[Any], bool]] = {
         "base": lambda v: v in (0, 1) and type(v) is int,
         "orientation": lambda v: v in ("items", "levels"),
         "suffix": lambda v: v is None or (isinstance(v, dict) and v.get("base") in (0, 1)),

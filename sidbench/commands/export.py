@@ -1,0 +1,157 @@
+"""sidbench export: the SIDs of a run, an artifact or another system's file, in another system's format."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from sidbench import registry
+from sidbench.commands.results import find_run, open_store
+from sidbench.dataset import Corpus
+from sidbench.errors import DataError, UsageError
+from sidbench.format import Export, Format, How
+from sidbench.formats import manifest, reading
+from sidbench.plugin import configure
+from sidbench.settings import parse_set
+from sidbench.sids import SIDs
+
+#: What a source's manifest tells of where its SIDs come from.
+TOLD = ("run", "method", "params", "seed", "dataset", "fingerprint", "file", "format", "sha256", "source")
+
+
+def export(
+    what: str,
+    to: str,
+    out: Path,
+    root: Path,
+    *,
+    how: How,
+    sets: list[str],
+    dataset: str | None,
+    as_json: bool,
+) -> int:
+    """Find the SIDs, write them, say where they lie."""
+    form = make_format(to, sets)
+    made = of_anything(what, root, how, form, dataset)
+    files = reading.write(form, made, out)
+    if as_json:
+        stated = json.loads(manifest.beside(out).read_text(encoding="utf-8"))
+        sys.stdout.write(json.dumps({**stated, "paths": [str(f) for f in files]}, indent=2) + "\n")
+        return 0
+    kept = form.prepared(made)
+    console = Console(highlight=False, soft_wrap=True)
+    last = f", the last a suffix from {form.first}" if kept.has_suffix else ""
+    console.print(
+        f"{out}: {len(kept.sids):,} items, {kept.sids.levels} codes each from {form.first}{last}"
+        if not form.needs_tokenizer
+        else f"{out}: the codebooks of {made.source.get('method', 'the tokenizer')}"
+    )
+    for file in files[1:]:
+        console.print(f"  beside it {file}")
+    if form.loses and form.loses != "nothing":
+        console.print(f"  such a file does not keep: {form.loses}; the manifest does")
+    return 0
+
+
+def make_format(name: str, sets: list[str]) -> Format:
+    """A format to write by name, with the parameters that were set for it."""
+    cls = reading.find(name, "write")
+    values: dict[str, Any] = {}
+    for text in sets:
+        target, key, value = parse_set(text if "." in text.partition("=")[0] else f"{name}.{text}")
+        if target != name:
+            raise UsageError(f"--set {text}: {target!r} is not the format that is written ({name})")
+        values[key] = value
+    fixed = cls.bases[0]
+    if "base" in values and "base" not in cls.__dataclass_fields__ and values["base"] == fixed:
+        del values["base"]  # what it is anyway
+    if "base" in values and ("base" not in cls.__dataclass_fields__ or values["base"] not in cls.bases):
+        raise UsageError(
+            f"{name} counts from {fixed} always, and not from {values['base']}; leave --base out, or choose "
+            "another format (json and minionerec count from either)"
+        )
+    made: Format = configure(cls, values)
+    return made
+
+
+def of_anything(what: str, root: Path, how: How, form: Format, dataset: str | None) -> Export:
+    """A file of another system, a folder with an artifact, else a run of the results folder."""
+    path = Path(what).expanduser()
+    if path.is_file() or (not path.exists() and reading.by_ending(path) is not None):
+        made = of_file(path, how)
+        return _with_corpus(made, form, dataset, [])
+    if not how.silent:
+        raise UsageError("--from and its base, orientation and suffix are for a file; a run knows its own")
+    if path.is_dir() and (path / "manifest.json").is_file():
+        return _with_corpus(_of_folder(path, form), form, dataset, [])
+    if path.is_dir() and path.name != what:
+        raise UsageError(f"{what} holds no artifact (manifest.json and sids.parquet)")
+    store = open_store(root)
+    record = find_run(store, what)
+    if record.key["kind"] != "tokenizer":
+        raise UsageError(f"{record.label} has no SIDs: it is a {record.key['kind']}")
+    about = record.key["dataset"]
+    plugin = about.get("plugin")
+    spec = about["name"] if plugin in (None, "folder") else plugin
+    made = _of_folder(store.artifact(record.key), form)
+    return _with_corpus(made, form, dataset, [(str(spec), about.get("params", {}))])
+
+
+def of_file(path: Path, how: How, sizes: tuple[int, ...] | None = None) -> Export:
+    """Another system's SIDs as ours: codes from 0, ids as numbers where they are numbers."""
+    table = reading.read(path, "file", how)
+    needed = tuple(int(c) + 1 for c in table.codes.max(axis=0))
+    if sizes is not None and (len(sizes) != len(needed) or any(map(int.__lt__, sizes, needed))):
+        raise UsageError(
+            f"--sizes {','.join(map(str, sizes))} does not fit {path.name}: its levels need at least "
+            f"{','.join(map(str, needed))}"
+        )
+    source: dict[str, Any] = {"file": path.name, "counted_from": table.base}
+    if path.is_file():
+        source["sha256"] = manifest.checksum(path)
+    if "source" in table.manifest:
+        source["source"] = table.manifest["source"]
+    ids: Any = np.arange(len(table.codes)) if table.ids is None else item_ids(table.ids)
+    titles = None if table.titles is None else np.array(table.titles, dtype=np.str_)
+    sids = SIDs(table.codes, sizes or table.sizes or needed, ids)
+    return Export(sids, table.own, titles, source=source)
+
+
+def item_ids(names: list[str]) -> Any:
+    """Ids as numbers where all are numbers as one writes them, else as text."""
+    plain = all(n.isascii() and n.isdigit() and len(n) < 19 and (n[0] != "0" or n == "0") for n in names)
+    return np.array([int(n) for n in names]) if plain else np.array(names, dtype=np.str_)
+
+
+def _of_folder(folder: Path, form: Format) -> Export:
+    sids = SIDs.load(folder)
+    own = int(sids.manifest.get("tokenizer_levels", sids.levels))
+    source = {k: sids.manifest[k] for k in TOLD if k in sids.manifest}
+    if sids.resolver:
+        source["resolver"] = sids.resolver
+    tokenizer = registry.load_tokenizer(folder, "cpu") if form.needs_tokenizer else None
+    return Export(sids, own, SIDs.titles(folder), None, tokenizer, source)
+
+
+def _with_corpus(made: Export, form: Format, dataset: str | None, own: list[tuple[str, Any]]) -> Export:
+    """With the sequences, where the format writes them: the dataset that was named, else the run's own."""
+    if not form.needs_corpus:
+        if dataset is not None:
+            raise UsageError(f"{form.name} writes no sequences; leave --dataset out")
+        return made
+    specs = [(dataset, {})] if dataset is not None else own
+    if not specs:
+        raise UsageError(f"{form.name} writes sequences too: name the data with --dataset")
+    corpus: Corpus = registry.load_dataset(*specs[0])
+    fingerprint = str(made.source.get("fingerprint", ""))
+    if fingerprint and corpus.fingerprint != fingerprint:
+        raise DataError(
+            f"dataset {specs[0][0]!r} is not what these SIDs were made on: its fingerprint is "
+            f"{corpus.fingerprint}, theirs {fingerprint}; name the right one with --dataset"
+        )
+    return Export(made.sids, made.own, made.titles, corpus, made.tokenizer, made.source)
