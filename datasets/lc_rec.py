@@ -59,8 +59,8 @@ class LCRec(PeerFolder):
             row = int(sequences.row_of(bad[:1])[0])
             raise DataError(
                 f"{inter.name}, user {users[row]}: item {sequences.items[bad[0]]} is not in the catalogue of "
-                f"{len(x):,}, nor are {len(np.unique(sequences.items[bad])) - 1:,} others. Are the files of one "
-                "dataset?"
+                f"{len(x):,}, nor are {len(np.unique(sequences.items[bad])) - 1:,} others. Are the files of "
+                "one dataset?"
             )
         numbers = all(u.isascii() and u.isdigit() and len(u) < 19 for u in users)
         return Corpus(

@@ -71,7 +71,7 @@ class P5(PeerFolder):
         count = max(int(found.items.max()), len(names or ()))
         if names is not None and count > len(names):
             raise DataError(
-                f"{path.name} names item {count}, datamaps.json knows {len(names):,}; are they of one dataset?"
+                f"{path.name} names item {count}, datamaps.json knows {len(names):,}; of one dataset?"
             )
         own = sorted(folder.glob("*.npy"))
         x, made = self.vectors(own, count, texts=texts, sequences=sequences)
