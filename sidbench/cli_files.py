@@ -308,3 +308,57 @@ def import_(
             as_json=as_json,
         )
     )
+
+
+@app.command()
+def ensure(
+    out: Annotated[Path, typer.Argument(help="The file of SIDs, such as semantic_id_dict.json.")],
+    embeddings: Annotated[
+        Path, typer.Option(help="Item vectors, as `sidbench encode` takes them, or a folder of such files.")
+    ],
+    method: Annotated[str, typer.Option(help="The tokenizer.")] = "rq-kmeans",
+    set_: Sets = None,
+    to: Annotated[
+        str | None, typer.Option(help="The format, by name. [dim]Default: what OUT's name says.[/dim]")
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(help="Fit to so many rows drawn at random. [dim]Default: all rows.[/dim]")
+    ] = None,
+    resolver: Annotated[
+        str | None, typer.Option(help="What to do where items share a SID. [dim]Default: nothing.[/dim]")
+    ] = None,
+    column: Column = None,
+    id_column: IdColumn = None,
+    ids: Ids = None,
+    dim: Dim = None,
+    dtype: Dtype = None,
+    device: Device = "auto",
+    redo: Redo = False,
+    as_json: Json = False,
+) -> None:
+    """Fit and write SIDs only where they are missing or stale; otherwise return at once.
+
+    Stale is what was made from other vectors, parameters or code, as the manifest beside says. An error
+    leaves the SIDs that were there, and never any others.
+    """
+    from sidbench.commands.ensure import ensure as execute
+
+    raise typer.Exit(
+        execute(
+            out,
+            embeddings,
+            method=method,
+            resolver=resolver,
+            sets=set_ or [],
+            as_json=as_json,
+            to=to,
+            sample=sample,
+            column=column,
+            id_column=id_column,
+            ids=None if ids is None else str(ids),
+            dim=dim,
+            dtype=dtype,
+            device=device,
+            redo=redo,
+        )
+    )

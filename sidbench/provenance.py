@@ -43,6 +43,21 @@ def code_fingerprint(modules: Iterable[str]) -> str:
     return h.hexdigest()[:16]
 
 
+def code_stamp(modules: Iterable[str]) -> str:
+    """A hash of sizes and times of these source files: where it is as it was, nothing need be parsed."""
+    h = hashlib.sha256()
+    for name in modules:
+        spec = importlib.util.find_spec(name)
+        about = None if spec is None or spec.origin is None else Path(spec.origin).stat()
+        h.update(repr((name, about and (about.st_size, about.st_mtime_ns))).encode())
+    return h.hexdigest()[:16]
+
+
+def modules_behind(modules: Iterable[str]) -> list[str]:
+    """These modules and all of sidbench that they import, at any depth: what `code_fingerprint` reads."""
+    return sorted(_closure(tuple(modules)))
+
+
 def _closure(roots: tuple[str, ...]) -> set[str]:
     seen: set[str] = set()
     todo = list(roots)

@@ -274,6 +274,8 @@ def _complete(
 ) -> dict[str, Any]:
     """The last step: one file of all shards where one was asked for, and the manifest that vouches for it."""
     held = {**held, "complete": True, "levels": len(job.sizes), "sizes": list(job.sizes)}
+    # What readers of SID files ask: is a row an item, is the last code a resolver's.
+    held |= {"orientation": "items", "suffix": None, "tokenizer_levels": len(job.sizes)}
     if place.final is None:
         write_json(place.manifest, held)
         return held
@@ -285,10 +287,13 @@ def _complete(
     if resolver is not None:
         tables, sizes = _resolved(job, vectors, resolver, tables)
         held |= {"sizes": list(sizes), "levels": len(sizes), "facts": resolver.facts()}
+        if len(sizes) > len(job.sizes):
+            held["suffix"] = {"base": int(resolver.params().get("base", 0))}
     write_whole(place.final, place.suffix, tables, job.rows, tuple(held["sizes"]))
     held["files"] = [
         {"file": place.final.name, "bytes": place.final.stat().st_size, "sha256": sha256(place.final)}
     ]
+    held["sha256"] = held["files"][0]["sha256"]
     write_json(place.manifest, held)
     shutil.rmtree(place.parts)
     return held

@@ -78,7 +78,7 @@ def read_tables(path: Path, suffix: str) -> Iterator[pa.Table]:
                 yield file.read_row_group(group)
         elif suffix == ".npz":
             with np.load(path, allow_pickle=False) as held:
-                yield table_of(held["codes"], [pa.array(held["item_ids"])], 0)
+                yield table_of(held["codes"], [pa.array(held["item_id"])], 0)
         else:
             yield from _read_json(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, pa.ArrowException) as e:
@@ -112,7 +112,7 @@ def _parquet(f: IO[bytes], tables: Tables, rows: int, sizes: tuple[int, ...]) ->
 
 
 def _npz(f: IO[bytes], tables: Tables, rows: int, sizes: tuple[int, ...]) -> None:
-    """`codes`, `item_ids` and `sizes`, as np.savez writes them, without ever holding a whole array."""
+    """`codes`, `item_id` and `sizes`, as np.savez writes them, without ever holding a whole array."""
     codes_type, ids_type = np.dtype(np.uint8), np.dtype("<U1")
     for table in tables():
         codes_type = np.promote_types(codes_type, codes_of(table.slice(0, 1)).dtype)
@@ -121,7 +121,7 @@ def _npz(f: IO[bytes], tables: Tables, rows: int, sizes: tuple[int, ...]) -> Non
         with _member(zipped, "codes", (rows, len(sizes)), codes_type) as out:
             for table in tables():
                 out.write(np.ascontiguousarray(codes_of(table).astype(codes_type)).tobytes())
-        with _member(zipped, "item_ids", (rows,), ids_type) as out:
+        with _member(zipped, "item_id", (rows,), ids_type) as out:
             for table in tables():
                 ids = table.column("item_id")
                 plain = ids.to_numpy() if ids_type.kind in "iu" else np.array(ids.to_pylist(), dtype=ids_type)

@@ -1,0 +1,187 @@
+"""Ensure that SIDs are there: fitted and written where they are missing or stale, else left alone at once.
+
+A look at sizes and times of files answers where nothing changed; nothing heavy is imported for that.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sidbench import __version__, provenance
+from sidbench.errors import DataError, UsageError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a person asks for, as it was written; `params` are those of the method."""
+
+    embeddings: str
+    method: str = "rq-kmeans"
+    params: dict[str, Any] = field(default_factory=dict)
+    to: str | None = None
+    sample: int | None = None
+    resolver: str | None = None
+    resolver_params: dict[str, Any] = field(default_factory=dict)
+    column: str | None = None
+    id_column: str | None = None
+    dim: int | None = None
+    dtype: str | None = None
+    ids: str | None = None
+
+    def asked(self) -> dict[str, Any]:
+        """The same for a manifest: of a file only its name."""
+        held = dict(vars(self))
+        for key in ("embeddings", "ids"):
+            held[key] = None if held[key] is None else Path(held[key]).name
+        return dict(json.loads(json.dumps(held, default=str)))
+
+
+@dataclass(frozen=True)
+class Ensured:
+    """The SIDs are at `path`; `why` says what made them be written now, empty where they were fresh."""
+
+    path: Path
+    why: str = ""
+    items: int = 0
+
+    @property
+    def written(self) -> bool:
+        return bool(self.why)
+
+
+def ensure(
+    out: Path | str,
+    *,
+    embeddings: Path | str,
+    method: str = "rq-kmeans",
+    device: str = "auto",
+    redo: bool = False,
+    **asked: Any,
+) -> Ensured:
+    """See that the SIDs of these vectors are at `out`, in the format that its name or `to` says.
+
+    `params={"levels": 4}` are the method's; `sample`, `resolver`, `column`, `id_column`, `dim`, `dtype` and
+    `ids` are those of `sidbench fit` and `encode`. An error leaves what was there.
+    """
+    out = Path(out)
+    try:
+        wanted = Wanted(str(embeddings), method, **asked)
+    except TypeError:
+        known = ", ".join(Wanted.__dataclass_fields__)
+        raise UsageError(f"ensure takes {known}; not {', '.join(asked)}") from None
+    held = _manifest(out)
+    why = "asked for" if redo else _stale(out, wanted, held)
+    if not why:
+        return Ensured(out, items=int(held["items"]))
+    return _write(out, wanted, held, why, device, redo)
+
+
+def beside(out: Path) -> Path:
+    """Where the manifest of these SIDs lies."""
+    return out.with_name(f"{out.name}.manifest.json")
+
+
+def _manifest(out: Path) -> dict[str, Any]:
+    """What is known of the SIDs that are there; empty where that is nothing."""
+    try:
+        held = json.loads(beside(out).read_text())
+    except (OSError, ValueError):  # absent or torn: then the SIDs are made again
+        return {}
+    return held if isinstance(held, dict) and held.get("kind") == "ensure" else {}
+
+
+def _stale(out: Path, wanted: Wanted, held: dict[str, Any]) -> str:
+    """Why the SIDs must be made, as far as sizes and times tell; empty where nothing changed."""
+    if not out.is_file():
+        return f"{out.name} is missing"
+    if not held:
+        return f"nothing says what {out.name} was made from"
+    if held["schema"] != SCHEMA or held["sidbench"] != __version__:
+        return "it was made by another version of sidbench"
+    if held["asked"] != wanted.asked():
+        keys = [k for k, v in wanted.asked().items() if held["asked"].get(k) != v]
+        return f"asked for something else: {', '.join(keys)}"
+    if held["stamps"]["input"] != _stamps(wanted):
+        return "the embeddings changed"
+    if held["stamps"]["out"] != _stamp(out):
+        return f"{out.name} changed"
+    if held["stamps"]["code"] != provenance.code_stamp(held["modules"]):
+        return "the code changed"
+    return ""
+
+
+def _stamps(wanted: Wanted) -> list[Any]:
+    """Names, sizes and times of the files that vectors and ids lie in."""
+    path = Path(wanted.embeddings)
+    if not path.exists():
+        raise DataError(f"there is no file {path}: embeddings for the SIDs must be there, fresh or not")
+    files = (
+        sorted(f for f in path.iterdir() if f.is_file() and f.name[0] not in "._")
+        if path.is_dir()
+        else [path]
+    )
+    return [_stamp(f) for f in [*files, *([] if wanted.ids is None else [Path(wanted.ids)])]]
+
+
+def _stamp(path: Path) -> list[Any]:
+    try:
+        about = path.stat()
+    except OSError as e:
+        raise DataError(f"{path} is not there ({e.strerror})") from None
+    return [path.name, about.st_size, about.st_mtime_ns]
+
+
+def _write(out: Path, wanted: Wanted, held: dict[str, Any], why: str, device: str, redo: bool) -> Ensured:
+    """Fit, encode and write beside the SIDs; only what is whole takes their place."""
+    from sidbench.catalogue import making
+    from sidbench.catalogue.files import Digest, locked, refused, sha256, write_json
+
+    made = making.Making.of(out, wanted, device)
+    identity = made.identity()
+    digest = Digest.of_json(identity)[:12]
+    with locked(out.with_name(f".{out.name}.ensure") / "lock", str(out)):
+        work = out.with_name(f".{out.name}.ensure") / digest
+        if not redo and held.get("identity") == identity and out.is_file() and sha256(out) == held["sha256"]:
+            write_json(
+                beside(out),
+                {**held, "asked": wanted.asked(), "stamps": _all_stamps(out, wanted, held["modules"])},
+            )
+            return Ensured(out, items=int(held["items"]))
+        for old in work.parent.iterdir():
+            if old.is_dir() and (old != work or redo):
+                shutil.rmtree(old)  # what other embeddings or parameters left half done
+        stamps = _stamps(wanted)
+        about = made.write(work)
+        if _stamps(wanted) != stamps:
+            raise DataError(f"{wanted.embeddings} was changed while it was read; run the same command again")
+        try:
+            made.settle(work, out)
+        except OSError as e:
+            raise refused(out, e) from None
+        modules = provenance.modules_behind(made.modules)
+        write_json(
+            beside(out),
+            {
+                "kind": "ensure",
+                "schema": SCHEMA,
+                "sidbench": __version__,
+                **about,
+                "sha256": sha256(out),
+                "identity": identity,
+                "asked": wanted.asked(),
+                "modules": modules,
+                "stamps": _all_stamps(out, wanted, modules),
+            },
+        )
+        shutil.rmtree(work)
+    return Ensured(out, why, int(about["items"]))
+
+
+def _all_stamps(out: Path, wanted: Wanted, modules: list[str]) -> dict[str, Any]:
+    return {"input": _stamps(wanted), "out": _stamp(out), "code": provenance.code_stamp(modules)}
