@@ -153,7 +153,7 @@ class Log:
             report("k-core", len(self) - len(log), len(self), passes=passes)
         if not passes:
             return self
-        asked = [f"{n} events a {who}" for n, who in ((users, "user"), (items, "item")) if n > 1]
+        asked = [f"{n} events {who}" for n, who in ((users, "a user"), (items, "an item")) if n > 1]
         before, after = self.counts, log.counts
         note = (
             f"{len(self) - len(log):,} of {len(self):,} events dropped: fewer than {' or '.join(asked)} "
