@@ -44,7 +44,11 @@ class FORGE(PeerFolder):
         embeds, pairs_file = _find(folder)
         vectors = open_vectors(embeds, column="embeds", id_column="ids")
         ids = vectors.ids(0, vectors.rows)
-        assert ids is not None
+        if ids is None or not pa.types.is_integer(ids.type):
+            raise DataError(
+                f"{embeds.name}: ids are not one number for each of the {vectors.rows:,} rows of embeds; "
+                "write both anew"
+            )
         if len(pc.unique(ids)) < len(ids):
             raise DataError(
                 f"{embeds.name}: {len(ids) - len(pc.unique(ids)):,} ids stand several times; keep one row"

@@ -49,6 +49,9 @@ class TAAC(PeerFolder):
 
     def load(self) -> Corpus:
         folder = self.folder(EXPECTED)
+        for file in ("seq.jsonl", "indexer.pkl"):
+            if not (folder / file).is_file():
+                raise UsageError(f"there is no file {folder / file}; expected {EXPECTED}")
         creative = _creative_ids(folder / "indexer.pkl")
         log, users = self._events(folder / "seq.jsonl", len(creative))
         occur = np.zeros(len(creative), dtype=bool)
@@ -104,8 +107,6 @@ class TAAC(PeerFolder):
         """Every event with an item; users are lines."""
         users: list[str] = []
         columns: tuple[list[int], list[int], list[int]] = ([], [], [])
-        if not path.is_file():
-            raise UsageError(f"there is no file {path}; expected {EXPECTED}")
         size = path.stat().st_size
         with path.open("rb") as file:
             for row, line in enumerate(file):
