@@ -169,6 +169,124 @@ def encode(
     )
 
 
+@app.command()
+def embed(
+    items: Annotated[
+        Path, typer.Argument(help="Your items: .parquet, .csv, .jsonl; or a folder with items.parquet.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The vectors: .npy, .parquet or .safetensors. [dim]Default: beside the items, as .npy.[/dim]"
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Columns that say what an item is, commas between. [dim]Default: title, brand, categories "
+            "and the like, those that are there.[/dim]",
+        ),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(metavar="TEXT", help='The text in their place: "{title}. Brand: {brand}".')
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="tfidf (no download), or a language model: sentence-transformers/NAME, or its folder. Needs "
+            "pip install 'sidbench[embed]'."
+        ),
+    ] = "tfidf",
+    dim: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Numbers of an item from each source that learns them (tfidf 512, sequences 128); of a "
+            "model, the first so many.",
+        ),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND[:WHAT]",
+            help="text, text:title,brand, vectors:FILE (of images, say) or sequences:FILE (what training "
+            "interactions say). Repeatable: they are joined. [dim]Default: text.[/dim]",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBERS", help="How much each --source counts in a cosine, such as 1,0.5."),
+    ] = None,
+    pca: Annotated[
+        int | None, typer.Option(metavar="DIM", min=1, help="Keep so many principal axes, as they are.")
+    ] = None,
+    whiten: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIM|zca", help="Keep so many principal axes and make them equally long; or ZCA of all."
+        ),
+    ] = None,
+    eps: Annotated[
+        float, typer.Option(min=0.0, help="Added to each variance when whitening, in shares of their mean.")
+    ] = 1e-3,
+    normalize: Annotated[bool, typer.Option(help="Rows of length one at the end.")] = True,
+    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts a model reads at a time.")] = 64,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of a text that a model reads. [dim]Default: its own bound.[/dim]"),
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(help='What some models want before every text, such as "passage: ".')
+    ] = "",
+    device: Annotated[str, typer.Option(help="auto (every GPU, else cpu), cpu, cuda or cuda:0.")] = "auto",
+    processes: Annotated[
+        int, typer.Option(min=0, help="Processes that run a model. [dim]Default: one a GPU, or one.[/dim]")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of what draws random numbers.")] = 0,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="For new items: vectors of an earlier call, whose steps apply as learned."
+        ),
+    ] = None,
+    redo: Redo = False,
+    as_json: Json = False,
+) -> None:
+    """Vectors of items from their text, from files and from sequences, with every step recorded.
+
+    What is killed goes on with the same command; what is done already returns at once.
+    """
+    from sidbench.commands.embed import Options
+    from sidbench.commands.embed import embed as execute
+
+    options = Options(
+        items=items,
+        out=out,
+        columns=columns,
+        template=template,
+        model=model,
+        dim=dim,
+        source=tuple(source or ()),
+        weights=weights,
+        pca=pca,
+        whiten=whiten,
+        eps=eps,
+        normalize=normalize,
+        dtype=dtype,
+        batch_size=batch_size,
+        max_length=max_length,
+        prompt=prompt,
+        device=device,
+        processes=processes,
+        seed=seed,
+        like=like,
+        redo=redo,
+    )
+    raise typer.Exit(execute(options, as_json=as_json))
+
+
 @data.command("check")
 def data_check(
     what: Annotated[

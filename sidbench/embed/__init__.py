@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sidbench.dataset import Sequences, cache_folder
+from sidbench.dataset import Sequences, cache_folder, check_embeddings
 from sidbench.errors import DataError, UsageError, nearest
 
 Floats = NDArray[np.float32]
@@ -20,7 +21,7 @@ Floats = NDArray[np.float32]
 KNOWN = ("tfidf", "collaborative")
 EXPECTED = (
     "tfidf, collaborative, sentence-transformers/NAME, a folder with such a model, or a file of vectors "
-    "(.npy, .parquet, .safetensors)"
+    "(.npy, .parquet, .safetensors; row i for item i)"
 )
 # Smaller catalogues are done again sooner than they are looked up.
 WORTH_KEEPING = 2_000
@@ -61,6 +62,8 @@ def vectors_for(
         if sequences is None:
             raise UsageError(f"{where}: embedding = 'collaborative' needs sequences, and there are none")
         return of_sequences(sequences, items, dim=dim, seed=seed)
+    if Path(spec).expanduser().is_file():
+        return of_file(Path(spec).expanduser(), items, where)
     array = as_texts(texts)
     if len(array) != items:
         raise DataError(f"{where}: {len(array):,} texts for {items:,} items; every item needs its text")
@@ -71,25 +74,49 @@ def of_texts(
     texts: pa.Array, spec: str, where: str, *, dim: int | None, seed: int
 ) -> tuple[Floats, dict[str, Any]]:
     """Vectors of texts and how they were made, from the cache where they are there."""
-    from sidbench.embed import tfidf
+    from sidbench.embed import model, tfidf
 
-    if spec != "tfidf":
-        raise UsageError(f"{where}: unknown embedding {spec!r}{nearest(spec, KNOWN)} Expected {EXPECTED}.")
+    if spec == "tfidf":
 
-    def make() -> tuple[Floats, dict[str, Any]]:
-        model = tfidf.Tfidf.fit(texts, dim or tfidf.DIM, seed)
-        return model.transform(texts), {
-            "source": "text",
-            **model.facts(),
-            "seed": seed,
-            "notes": model.notes(),
-        }
+        def learn() -> tuple[Floats, dict[str, Any]]:
+            fitted = tfidf.Tfidf.fit(texts, dim or tfidf.DIM, seed)
+            about = {"source": "text", **fitted.facts(), "seed": seed, "notes": fitted.notes()}
+            return fitted.transform(texts), about
 
-    if len(texts) < WORTH_KEEPING:
-        x, facts = make()
+        key = key_of(texts, spec, dim, seed, Path(tfidf.__file__))
+        x, facts = learn() if len(texts) < WORTH_KEEPING else kept(key, learn)
     else:
-        x, facts = kept(key_of(texts, spec, dim, seed, Path(tfidf.__file__)), make)
+        folder = Path(spec).expanduser()
+        if not folder.is_dir() and "/" not in spec:
+            raise UsageError(
+                f"{where}: unknown embedding {spec!r}{nearest(spec, KNOWN)} Expected {EXPECTED}."
+            )
+        encoder = model.find(spec)
+        about = encoder.facts()
+        key = key_of(texts, spec if not folder.is_dir() else "", dim, about, Path(model.__file__))
+
+        def read() -> tuple[Floats, dict[str, Any]]:
+            work = cache_folder() / f".{key}-shards"
+            rows = tfidf.unit(model.encode(texts, encoder, work)[:, :dim])
+            return rows, {"source": "text", **about, "dim": rows.shape[1], "notes": []}
+
+        x, facts = kept(key, read)
+        shutil.rmtree(cache_folder() / f".{key}-shards", ignore_errors=True)
     return x, {**facts, **count_zeros(x, texts, facts["notes"])}
+
+
+def of_file(path: Path, items: int, where: str) -> tuple[Floats, dict[str, Any]]:
+    """Somebody's vectors as they are; row i is item i."""
+    from sidbench.vectors import open_vectors
+
+    vectors = open_vectors(path)
+    if vectors.rows != items:
+        raise DataError(
+            f"{where}: {path} has {vectors.rows:,} rows, there are {items:,} items; row i is item i"
+        )
+    x = vectors.read(0, items)
+    check_embeddings(x, f"{where}: {path}")
+    return x, {"source": "vectors", "file": path.name, "dim": vectors.dim, "notes": []}
 
 
 def as_texts(texts: pa.Array | pa.ChunkedArray | list[str]) -> pa.Array:

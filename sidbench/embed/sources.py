@@ -1,0 +1,286 @@
+"""Sources of vectors for a table of items: its text, a file of vectors, the users' sequences."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sidbench import embed
+from sidbench.embed import collaborative, model, output, text
+from sidbench.embed.tfidf import DIM, Tfidf
+from sidbench.errors import DataError, UsageError, nearest
+
+Floats = NDArray[np.float32]
+Held = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """The items' file: which columns it has, and those that were read."""
+
+    path: Path
+    columns: tuple[str, ...]
+    table: pa.Table
+    ids: pa.Array | None
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def unique_ids(self, why: str) -> pa.Array:
+        """Ids by which rows of another file are found."""
+        if self.ids is None:
+            raise UsageError(
+                f"{why}: {self.path.name} has no column of ids (item, item_id, asin, …) to join by; "
+                f"it has: {', '.join(self.columns)}"
+            )
+        if len(pc.unique(self.ids)) < len(self.ids):
+            raise DataError(f"{why}: ids of {self.path.name} repeat; every item must stand once")
+        return self.ids
+
+
+@dataclass(eq=False)
+class Made:
+    """Vectors, what to record of them, and what new items need."""
+
+    rows: Floats
+    facts: dict[str, Any]
+    #: Arrays by name (NumPy or arrow): what was learned.
+    held: Held = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """One source. `about` decides its vectors, and so is part of their name."""
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def columns(self, names: tuple[str, ...], where: str) -> list[str]:
+        """The items' columns that are read."""
+
+    @abstractmethod
+    def about(self, items: Catalogue) -> dict[str, Any]:
+        """Everything that decides the vectors, files by their content."""
+
+    @abstractmethod
+    def make(self, items: Catalogue, work: Path) -> Made:
+        """Learn from these items."""
+
+    @abstractmethod
+    def again(self, items: Catalogue, work: Path, held: Held, facts: dict[str, Any]) -> Made:
+        """Vectors of other items by what was learned."""
+
+
+@dataclass(frozen=True)
+class Text(Source):
+    """What stands in the items' columns, by TF-IDF or a language model."""
+
+    kind = "text"
+    #: Columns one behind the other; none of both: those that are known by their names.
+    names: tuple[str, ...] = ()
+    template: str = ""
+    #: None for TF-IDF.
+    encoder: model.Encoder | None = None
+    dim: int | None = None
+    seed: int = 0
+    machines: model.Machines = field(default_factory=model.Machines)
+
+    def columns(self, names: tuple[str, ...], where: str) -> list[str]:
+        asked = text.fields(self.template) if self.template else list(self.names)
+        text.check_columns(asked, names, where)
+        return asked or text.default_columns(names, where)
+
+    def texts(self, items: Catalogue) -> pa.Array:
+        if self.template:
+            return text.filled(items.table, self.template)
+        return text.joined(items.table, self.columns(items.columns, items.path.name))
+
+    def about(self, items: Catalogue) -> dict[str, Any]:
+        h = hashlib.sha256()
+        embed.update_with_texts(h, self.texts(items))
+        learned = {"method": "tfidf", "dim": self.dim, "seed": self.seed}
+        return {
+            "kind": self.kind,
+            "columns": self.columns(items.columns, items.path.name),
+            "template": self.template or None,
+            "texts_sha256": h.hexdigest(),
+            **(learned if self.encoder is None else self.encoder.facts() | {"dim": self.dim}),
+        }
+
+    def make(self, items: Catalogue, work: Path) -> Made:
+        texts = self.texts(items)
+        if self.encoder is not None:
+            return self._read(texts, work)
+        learned = Tfidf.fit(texts, self.dim or DIM, self.seed)
+        held = {"words": learned.words, "idf": learned.idf, "axes": learned.axes}
+        facts = {**learned.facts(), "notes": learned.notes()}
+        return self._counted(learned.transform(texts), texts, facts, held)
+
+    def again(self, items: Catalogue, work: Path, held: Held, facts: dict[str, Any]) -> Made:
+        texts = self.texts(items)
+        if self.encoder is not None:
+            return self._read(texts, work)
+        learned = Tfidf(held["words"].cast(pa.large_string()), held["idf"], held["axes"])
+        return self._counted(
+            learned.transform(texts), texts, {"method": facts.get("method"), "notes": []}, {}
+        )
+
+    def _read(self, texts: pa.Array, work: Path) -> Made:
+        assert self.encoder is not None
+        x = model.encode(texts, self.encoder, work, self.machines)
+        if self.dim is not None and self.dim > x.shape[1]:
+            raise UsageError(f"--dim {self.dim}: {self.encoder.name} gives {x.shape[1]} numbers")
+        return self._counted(x[:, : self.dim], texts, {"dim": self.dim or x.shape[1], "notes": []}, {})
+
+    def _counted(self, x: Floats, texts: pa.Array, facts: dict[str, Any], held: Held) -> Made:
+        return Made(x, facts | embed.count_zeros(x, texts, facts["notes"]), held)
+
+
+@dataclass(frozen=True)
+class File(Source):
+    """Vectors that somebody made (of images, say), joined by id where the file has ids, else row by row."""
+
+    kind = "vectors"
+    path: Path = Path()
+
+    def columns(self, names: tuple[str, ...], where: str) -> list[str]:
+        return []
+
+    def about(self, items: Catalogue) -> dict[str, Any]:
+        vectors = self._open()
+        h = hashlib.sha256()
+        for path in vectors.files():
+            with path.open("rb") as f:
+                while chunk := f.read(1 << 20):
+                    h.update(chunk)
+        return {"kind": self.kind, "file": self.path.name, "sha256": h.hexdigest(), **vectors.layout()}
+
+    def make(self, items: Catalogue, work: Path) -> Made:
+        vectors, where = self._open(), f"--source vectors:{self.path.name}"
+        x = vectors.read(0, vectors.rows)
+        bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+        if len(bad):
+            raise DataError(
+                f"{where}: {len(bad):,} rows hold NaN or infinity, first row {bad[0]:,}; repair them"
+            )
+        facts: dict[str, Any] = {"dim": vectors.dim, "rows": vectors.rows, "notes": []}
+        ids = vectors.ids(0, vectors.rows)
+        if ids is None:
+            if len(x) != len(items):
+                raise DataError(
+                    f"{where} has {len(x):,} rows and no ids, {items.path.name} has {len(items):,} items; "
+                    "give a file with an id column, or with row i for item i"
+                )
+            return Made(x, facts | {"joined_by": "row"})
+        row = found(items.unique_ids(where), ids, where)
+        facts |= {"joined_by": "id", "missing": int((row < 0).sum())}
+        if facts["missing"] == len(items):
+            raise DataError(f"{where}: none of its {len(x):,} ids is an item of {items.path.name}")
+        if facts["missing"]:
+            facts["notes"].append(
+                f"{facts['missing']:,} of {len(items):,} items are not in {self.path.name}: zeros stand there"
+            )
+        return Made(np.where((row >= 0)[:, None], x[row], np.float32(0)), facts)
+
+    def again(self, items: Catalogue, work: Path, held: Held, facts: dict[str, Any]) -> Made:
+        return self.make(items, work)
+
+    def _open(self) -> Any:
+        from sidbench.vectors import open_vectors
+
+        return open_vectors(self.path)
+
+
+@dataclass(frozen=True)
+class Sequences(Source):
+    """What stands near an item in the users' training interactions."""
+
+    kind = "sequences"
+    #: None where vectors that were learned before are looked up.
+    path: Path | None = None
+    dim: int | None = None
+    seed: int = 0
+
+    def columns(self, names: tuple[str, ...], where: str) -> list[str]:
+        return []
+
+    def about(self, items: Catalogue) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "file": None if self.path is None else self.path.name,
+            "sha256": None if self.path is None else output.sha256(self.path),
+            "ids_sha256": _digest(items.unique_ids(self._where)),
+            "dim": self.dim,
+            "seed": self.seed,
+        }
+
+    def make(self, items: Catalogue, work: Path) -> Made:
+        from sidbench.files.columns import Columns
+        from sidbench.files.events import read_events
+
+        assert self.path is not None
+        ids = items.unique_ids(self._where)
+        events = read_events(self.path, ids, Columns(), drop=True, timeless=True, whole=len(ids))
+        sequences, _, notes = events.ordered("file")
+        x, facts = collaborative.of_sequences(sequences, len(ids), dim=self.dim, seed=self.seed)
+        facts["notes"] += [*events.notes, *notes]
+        return Made(x, facts, {"ids": ids, "rows": x})
+
+    def again(self, items: Catalogue, work: Path, held: Held, facts: dict[str, Any]) -> Made:
+        row = found(items.unique_ids(self._where), held["ids"], self._where)
+        x = np.where((row >= 0)[:, None], held["rows"][row], np.float32(0))
+        new = int((row < 0).sum())
+        notes = (
+            [f"{new:,} of {len(items):,} items were not there when sequences were learned: zeros"]
+            if new
+            else []
+        )
+        return Made(x, {"dim": x.shape[1], "unknown": new, "notes": notes})
+
+    @property
+    def _where(self) -> str:
+        return f"--source sequences:{'' if self.path is None else self.path.name}"
+
+
+def found(wanted: pa.Array, ids: pa.Array, where: str) -> NDArray[np.int64]:
+    """The row of every wanted id, -1 where there is none; of repeated ids that is no question to answer."""
+    from sidbench.files.ids import rows_of
+
+    if len(pc.unique(ids)) < len(ids):
+        raise DataError(f"{where}: {len(ids) - len(pc.unique(ids)):,} of its ids repeat an earlier one")
+    return rows_of(wanted, ids)
+
+
+def parse(spec: str, **text_options: Any) -> Source:
+    """A source as it is typed: text, text:title,brand, vectors:FILE, sequences:FILE."""
+    kind, _, what = spec.partition(":")
+    if kind == "text":
+        columns = tuple(c.strip() for c in what.split(",") if c.strip())
+        if columns:
+            text_options |= {"names": columns, "template": ""}
+        return Text(**text_options)
+    if kind not in ("vectors", "sequences"):
+        raise UsageError(
+            f"--source {spec!r}: expected text, text:COLUMN,COLUMN, vectors:FILE or sequences:FILE"
+            f"{nearest(kind, ('text', 'vectors', 'sequences'))}"
+        )
+    path = Path(what).expanduser()
+    if not what or not path.exists():
+        raise UsageError(f"--source {spec!r}: there is no file {what or '(none is named)'}")
+    if kind == "vectors":
+        return File(path)
+    return Sequences(path, text_options.get("dim"), text_options.get("seed", 0))
+
+
+def _digest(ids: pa.Array) -> str:
+    h = hashlib.sha256()
+    embed.update_with_texts(h, ids.cast(pa.large_string()))
+    return h.hexdigest()
