@@ -13,11 +13,12 @@ from sidbench.dataset import Embeddings
 from sidbench.errors import UsageError
 from sidbench.kit import device, engines, residual
 from sidbench.kit.minibatch import minibatch
+from sidbench.kit.nearest import Index
+from sidbench.kit.sampling import Sampled, on_disk
 from sidbench.sids import Codes
-from sidbench.tokenizer import Tokenizer
 
 
-class RQKMeans(Tokenizer):
+class RQKMeans(Sampled):
     """Residual k-means: one k-means a level, each on what the levels before left over."""
 
     name = "rq-kmeans"
@@ -30,7 +31,7 @@ class RQKMeans(Tokenizer):
     starts: Annotated[int, Field(ge=1)] = 1
     #: What runs k-means; auto is torch. Codes come from one search whatever learned the codebooks.
     backend: engines.Backend = "auto"
-    #: Rows a step of minibatch k-means, for catalogues too large for all rows at once; 0 is all rows.
+    #: Rows a step of minibatch k-means, which sees all rows if sample is auto; 0: Lloyd's iterations.
     minibatch: Annotated[int, Field(ge=0)] = 0
     #: Every level sees its rows at unit length (GRID's RK-Means, arXiv 2507.22224); lengths are in no code.
     normalize_residuals: bool = False
@@ -55,11 +56,17 @@ class RQKMeans(Tokenizer):
                 "length at every level do not share; set beam = 1, or normalize_residuals = false"
             )
 
+    def drawn(self, x: Embeddings) -> Index | None:
+        return None if self.minibatch and self.sample == "auto" else super().drawn(x)
+
     def fit(self, x: Embeddings) -> Self:
         engine = engines.choose(self.backend)
         where = str(device.resolve(self.device if engine == "torch" else "cpu"))
 
-        def level(left: Embeddings, size: int, number: int) -> NDArray[np.float32]:
+        drawn = self.drawn(x)
+        seen = x if drawn is None else x[drawn]
+
+        def level(left: Any, size: int, number: int) -> NDArray[np.float32]:
             seed = self.seed + number
             if self.minibatch:
                 batch = max(self.minibatch, size)
@@ -69,11 +76,15 @@ class RQKMeans(Tokenizer):
             )
 
         normalize = self.normalize_residuals
-        self.codebooks_ = residual.fit(x, self.sizes, level, normalize=normalize, device=where)
+        stream = engine == "torch" and on_disk(seen)
+        self.codebooks_ = residual.fit(
+            seen, self.sizes, level, normalize=normalize, device=where, stream=stream
+        )
         # What codes stand for: codewords themselves, unless these live at unit length.
-        self.meanings_ = residual.meanings(x, self.encode(x), self.sizes) if normalize else []
+        self.meanings_ = residual.meanings(seen, self.encode(seen), self.sizes) if normalize else []
         self.backend_, self.device_ = engine, device.describe(device.resolve(where))
         self.version_ = engines.version_of(engine)
+        self.compare(x, drawn)
         return self
 
     def encode(self, x: Embeddings) -> Codes:
@@ -90,4 +101,5 @@ class RQKMeans(Tokenizer):
         return residual.reconstruct(codes, self.meanings_ or self.codebooks_)
 
     def facts(self) -> dict[str, Any]:
-        return {"backend": self.backend_, "device": self.device_, "backend_version": self.version_}
+        about = {"backend": self.backend_, "device": self.device_, "backend_version": self.version_}
+        return {**about, **super().facts()}

@@ -12,18 +12,19 @@ from typing_extensions import Self
 from sidbench.dataset import Embeddings
 from sidbench.errors import DataError, UsageError
 from sidbench.kit import device, residual
-from sidbench.kit.balanced import LARGEST, balanced_kmeans, bounds, sinkhorn_assign
+from sidbench.kit.balanced import LARGEST, balanced_assign, balanced_kmeans, bounds, sinkhorn_assign
 from sidbench.kit.kmeans import kmeans
 from sidbench.kit.nearest import Floats, Index
+from sidbench.kit.sampling import Sampled, on_disk
 from sidbench.sids import Codes
-from sidbench.tokenizer import Tokenizer
 
 
-class RQKMeansBalanced(Tokenizer):
+class RQKMeansBalanced(Sampled):
     """Balanced residual k-means: every code of a level gets as many items as any other, within bounds.
 
     The catalogue is placed as a whole (`fit_encode`); `encode` gives any item the nearest codeword, level by
-    level, and so need not agree: how often it does is on the board.
+    level, and so need not agree: how often it does is on the board. Codewords of a sample place all items by
+    one assignment a level.
     """
 
     name = "rq-kmeans-balanced"
@@ -52,40 +53,79 @@ class RQKMeansBalanced(Tokenizer):
                 f"{self.name}.solver = {self.solver} places rows at up to {LARGEST} codes a level, not "
                 f"{max(self.sizes)}; set codebook_size to at most {LARGEST}, or solver = flow"
             )
+        if self.solver == "flow" and self.sample not in (0, "auto"):
+            raise UsageError(
+                f"{self.name}.solver = flow places the rows that it learns from and no others: no "
+                f"sample = {self.sample} can be had; set sample = 0, or solver = fast"
+            )
+
+    def drawn(self, x: Embeddings) -> Index | None:
+        return None if self.solver == "flow" else super().drawn(x)
 
     def fit(self, x: Embeddings) -> Self:
-        self._learn(x)
+        drawn = self.drawn(x)
+        self._learn(x if drawn is None else x[drawn])
+        self.compare(x, drawn)
         return self
 
     def fit_encode(self, x: Embeddings) -> Codes:
-        return self._learn(x)
+        drawn = self.drawn(x)
+        codes = self._learn(x if drawn is None else x[drawn])
+        self.compare(x, drawn)
+        return codes if drawn is None else self._place(x)
 
     def _learn(self, x: Embeddings) -> Codes:
         where = device.resolve(self.device if self.solver != "flow" else "cpu")
+        self._begin()
+
+        def solve(left: Any, size: int, level: int) -> tuple[Floats, Index]:
+            lo, hi = bounds(len(left), size, self.smallest, self.largest)
+            centers, labels, gap = self._level(left, size, lo, hi, self.seed + level, str(where))
+            self._note(labels, size, lo, hi, gap)
+            return centers, labels
+
+        stream = self.solver != "flow" and on_disk(x)
+        self.codebooks_, codes = residual.fit_jointly(x, self.sizes, solve, stream=stream)
+        self.device_ = device.describe(where)
+        return codes
+
+    def _place(self, x: Embeddings) -> Codes:
+        """All rows at the codewords of a sample, by the same solver and within bounds for all."""
+        where = str(device.resolve(self.device))
+        self._begin()
+
+        def place(left: Any, book: Floats, level: int) -> Index:
+            lo, hi = bounds(len(left), len(book), self.smallest, self.largest)
+            if self.solver == "fast":
+                found = balanced_assign(left, book, lo, hi, device=where)
+            else:
+                found = sinkhorn_assign(
+                    left, book, lo, hi, epsilon=self.epsilon, iters=self.sinkhorn_iters, device=where
+                )
+            self._note(found.labels, len(book), lo, hi, found.gap if self.solver == "fast" else None)
+            return found.labels
+
+        return residual.place_jointly(x, self.codebooks_, place)
+
+    def _begin(self) -> None:
         self.bounds_: list[list[int]] = []
         self.balance_: list[list[int]] = []
         self.gaps_: list[float | None] = []
 
-        def solve(left: Floats, size: int, level: int) -> tuple[Floats, Index]:
-            lo, hi = bounds(len(left), size, self.smallest, self.largest)
-            centers, labels, gap = self._level(left, size, lo, hi, self.seed + level, str(where))
-            counts = np.bincount(labels, minlength=size)
-            if counts.min() < lo or counts.max() > hi:
-                raise DataError(
-                    f"{self.name}: solver = {self.solver} gave codes of {counts.min()} to {counts.max()} "
-                    f"items at level {level}, where {lo} to {hi} were asked for; use solver = fast"
-                )
-            self.bounds_.append([lo, hi])
-            self.balance_.append([int(counts.min()), int(counts.max())])
-            self.gaps_.append(gap)
-            return centers, labels
-
-        self.codebooks_, codes = residual.fit_jointly(x, self.sizes, solve)
-        self.device_ = device.describe(where)
-        return codes
+    def _note(self, labels: Index, size: int, lo: int, hi: int, gap: float | None) -> None:
+        """Keep how a level came out, once it is within its bounds."""
+        counts = np.bincount(labels, minlength=size)
+        if counts.min() < lo or counts.max() > hi:
+            raise DataError(
+                f"{self.name}: solver = {self.solver} gave codes of {counts.min()} to {counts.max()} "
+                f"items at level {len(self.gaps_)}, where {lo} to {hi} were asked for; use solver = fast"
+            )
+        self.bounds_.append([lo, hi])
+        self.balance_.append([int(counts.min()), int(counts.max())])
+        self.gaps_.append(gap)
 
     def _level(
-        self, left: Floats, size: int, lo: int, hi: int, seed: int, where: str
+        self, left: Any, size: int, lo: int, hi: int, seed: int, where: str
     ) -> tuple[Floats, Index, float | None]:
         """Centres, the code of every row, and how far from the optimum of squared distances, where known."""
         if self.solver == "flow":
@@ -117,6 +157,7 @@ class RQKMeansBalanced(Tokenizer):
             "bounds": self.bounds_,
             "least_and_most": self.balance_,
             "duality_gap": self.gaps_,
+            **super().facts(),
         }
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import Self
 
+from sidbench.dataset import Embeddings
 from sidbench.errors import UsageError
+from sidbench.kit import sampling
 from sidbench.kit.autoencoder import Autoencoder, Autoencoding, Normalization, Normalizer, sample_of
 from sidbench.kit.device import tensor
 from sidbench.kit.nearest import Floats
@@ -28,6 +31,7 @@ class RQVAE(Autoencoding):
     paper = "https://arxiv.org/abs/2305.05065"
     quick = {"epochs": 3, "hidden": (16,), "latent": 8}
     auto_steps = 600  # from principal axes, more steps gain little
+    added: ClassVar[tuple[str, ...]] = ("train_sample",)
 
     #: Times that the catalogue is seen; auto: as many as make 600 steps, within 5 to 1,000.
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
@@ -50,6 +54,18 @@ class RQVAE(Autoencoding):
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-3
     #: fp32, or products in bf16; auto: bf16 on CUDA, and for wide networks on a processor that has it.
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    #: Rows that training sees, drawn by the seed; 0: all. Rows of a mapped file are read as they are needed.
+    train_sample: Annotated[int, Field(ge=0)] = 0
+
+    def fit(self, x: Embeddings) -> Self:
+        drawn = sampling.sample_of(self, x, self.train_sample)
+        super().fit(x if drawn is None else x[drawn])
+        self.sampled_ = sampling.effect(self, x, drawn)
+        return self
+
+    def restore(self, state: dict[str, Any]) -> Self:
+        return super().restore({"sampled_": {}, **state})  # saved before there were samples
 
     def build(self, columns: int) -> Autoencoder:
         hidden, latent = self.layers(columns)
@@ -100,7 +116,7 @@ class RQVAE(Autoencoding):
             "weights": self.first_weights(self.columns_),
             "encoder_pace": self.pace_of_encoder(self.columns_),
         }
-        return {**super().facts(), **resolved}
+        return {**super().facts(), **resolved, **({"sampled": self.sampled_} if self.sampled_ else {})}
 
 
 class Coder(Autoencoder):

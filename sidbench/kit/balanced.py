@@ -23,6 +23,7 @@ from sidbench.kit.device import full_precision
 from sidbench.kit.nearest import Floats, Index
 from sidbench.kit.pricing import Plan, Rows, Scan, Score, Squares, cheapest, reprice, wrong
 from sidbench.kit.seeding import plus_plus
+from sidbench.kit.streamed import Residuals
 from sidbench.kit.transport import Transport, Wide
 from sidbench.kit.workers import workers
 
@@ -83,7 +84,7 @@ def check_bounds(n: int, k: int, lo: int, hi: int) -> None:
 
 
 def balanced_assign(
-    x: Floats,
+    x: Floats | Residuals,
     centers: Floats,
     lo: int,
     hi: int,
@@ -101,7 +102,14 @@ def balanced_assign(
 
 
 def sinkhorn_assign(
-    x: Floats, centers: Floats, lo: int, hi: int, *, epsilon: float, iters: int, device: str = "cpu"
+    x: Floats | Residuals,
+    centers: Floats,
+    lo: int,
+    hi: int,
+    *,
+    epsilon: float,
+    iters: int,
+    device: str = "cpu",
 ) -> Assignment:
     """The entropic plan with uniform marginals, rounded: as much of it as whole rows within bounds keep.
 
@@ -116,7 +124,7 @@ def sinkhorn_assign(
 
 
 def balanced_kmeans(
-    x: Floats,
+    x: Floats | Residuals,
     k: int,
     lo: int,
     hi: int,
@@ -143,7 +151,7 @@ def balanced_kmeans(
 
 
 @contextmanager
-def open_rows(x: Floats, device: str) -> Iterator[Rows]:
+def open_rows(x: Floats | Residuals, device: str) -> Iterator[Rows]:
     """The rows on their device, with workers where that is the processor."""
     with ExitStack() as stack:
         run = stack.enter_context(workers()) if torch.device(device).type == "cpu" else None

@@ -19,6 +19,7 @@ from sidbench.kit.device import full_precision, tensor
 from sidbench.kit.nearest import Floats, Index
 from sidbench.kit.seeding import plus_plus
 from sidbench.kit.sketch import sketch
+from sidbench.kit.streamed import Residuals, pieces_of, sent
 from sidbench.kit.workers import Run, workers
 
 Wide = NDArray[np.float64]
@@ -47,7 +48,7 @@ class KMeans:
 
 
 def kmeans(
-    x: Floats,
+    x: Floats | Residuals,
     k: int,
     *,
     iters: int = 25,
@@ -69,7 +70,7 @@ def kmeans(
     found: list[KMeans] = []
     with ExitStack() as stack:
 
-        def place(x: Floats) -> Rows:
+        def place(x: Floats | Residuals) -> Rows:
             return CoreRows(x, run) if run else DeviceRows(x, torch.device(device))
 
         run = stack.enter_context(workers()) if torch.device(device).type == "cpu" else None
@@ -174,9 +175,9 @@ class CoreRows(Rows):
     HELD, SPAN, PARTS = 1 << 19, 8192, 16  # numbers in hand, rows of a task, partial sums
     SHARES = (16, 8, 4, 3, 2)  # the centres that moved most are one in so many, as pays best
 
-    def __init__(self, x: Floats, run: Run) -> None:
+    def __init__(self, x: Floats | Residuals, run: Run) -> None:
         self.x, self.run = x, run
-        self.lengths = np.einsum("ij,ij->i", x, x)
+        self.lengths = np.concatenate([np.einsum("ij,ij->i", some, some) for some in pieces_of(x)])
         self.squares = float(self.lengths.sum(dtype=np.float64))
 
     def begin(self, k: int, dimensions: int) -> None:
@@ -199,23 +200,23 @@ class CoreRows(Rows):
 
         def work(start: int, stop: int) -> None:
             part = slice(start, stop)
-            x, lengths, labels = self.x[part], self.lengths[part], self.labels[part]
+            lengths, labels = self.lengths[part], self.labels[part]
             upper, lower = self.upper[part], self.lower[part]
             before = labels.copy()
-            rows = _or_all(search.in_doubt(labels, upper, lower), len(x))
+            rows = _or_all(search.in_doubt(labels, upper, lower), len(labels))
             if len(self.movers):
                 left = [rows[:0]]
                 for at in range(0, len(rows), tile):
                     some = _together(rows[at : at + tile])
-                    up, low = search.among_movers(x[some], lengths[some], labels[some])
+                    up, low = search.among_movers(self._read(start, some), lengths[some], labels[some])
                     upper[some], lower[some] = up, np.minimum(low, lower[some])
                     left.append(rows[at : at + tile][up >= lower[some]])
-                rows = _or_all(np.concatenate(left), len(x))
+                rows = _or_all(np.concatenate(left), len(labels))
             held = torch.empty(tile, len(centers))
             for at in range(0, len(rows), tile):
                 some = _together(rows[at : at + tile])
                 labels[some], upper[some], lower[some] = search.among_all(
-                    x[some], lengths[some], labels[some], held
+                    self._read(start, some), lengths[some], labels[some], held
                 )
             moved = np.flatnonzero(before != labels)
             spans[start] = moved + start, before[moved]
@@ -262,6 +263,12 @@ class CoreRows(Rows):
             shape = len(clusters), len(wide)
             sums += csc_matrix((signs[: to.size], to.ravel(), starts), shape) @ wide
         return clusters, sums, counts
+
+    def _read(self, start: int, some: slice | Index) -> Floats:
+        """Rows of a task, which begins at `start`."""
+        if isinstance(some, slice):
+            return self.x[start + some.start : start + some.stop]
+        return self.x[start + some]
 
     def _tile(self, k: int) -> int:
         """Rows whose values and scores stay in a core's cache."""
@@ -386,8 +393,8 @@ class DeviceRows(Rows):
 
     STEP = 1 << 25  # scores held at once
 
-    def __init__(self, x: Floats, device: torch.device) -> None:
-        self.x = tensor(x).to(device)
+    def __init__(self, x: Floats | Residuals, device: torch.device) -> None:
+        self.x = sent(x, device)
         self.squares = float(sum(part.double().square().sum() for part in torch.split(self.x, 1 << 16)))
 
     def begin(self, k: int, dimensions: int) -> None:

@@ -16,13 +16,14 @@ import torch
 from sidbench.kit.device import full_precision, tensor
 from sidbench.kit.nearest import Floats, Index
 from sidbench.kit.seeding import plus_plus
+from sidbench.kit.streamed import Residuals
 from sidbench.kit.workers import workers
 
 RUN = 1 << 15  # bytes read in one piece, so that a file is read in blocks
 MIXED = 16  # pieces from all over the catalogue in a batch, at least
 
 
-def minibatch(x: Floats, k: int, *, batch: int, epochs: int, seed: int, device: str) -> Floats:
+def minibatch(x: Floats | Residuals, k: int, *, batch: int, epochs: int, seed: int, device: str) -> Floats:
     """k centres after some passes over all rows, in batches of about this many; `x` may be a memmap.
 
     Held in memory: a batch, its scores, and the sample that the first centres are drawn from. Rows far from
@@ -89,7 +90,7 @@ def _reseed(
 class _Runs:
     """Rows of a catalogue in batches: pieces of neighbours, drawn from all over it."""
 
-    def __init__(self, x: Floats, batch: int, rng: np.random.Generator) -> None:
+    def __init__(self, x: Floats | Residuals, batch: int, rng: np.random.Generator) -> None:
         self.x, self.rng = x, rng
         self.length = max(1, min(RUN // (4 * x.shape[1]), batch // MIXED))
         self.starts: Index = np.arange(0, len(x), self.length)

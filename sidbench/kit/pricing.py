@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sidbench.kit.device import tensor
 from sidbench.kit.nearest import Floats, Index
+from sidbench.kit.streamed import Residuals, sent
 from sidbench.kit.transport import Wide
 from sidbench.kit.workers import Run
 
@@ -99,17 +100,28 @@ class Scan:
 class Rows:
     """The rows where they live: in memory, with a worker a core, or on a device."""
 
-    def __init__(self, x: Floats, device: torch.device, run: Run | None) -> None:
+    def __init__(self, x: Floats | Residuals, device: torch.device, run: Run | None) -> None:
         self.x, self.run, self.device = x, run, device
-        self.held = tensor(x).to(device)
+        # Residuals are read where they are asked for; a device has them all.
+        self.held = None if isinstance(x, Residuals) and device.type == "cpu" else sent(x, device)
         total, longest = torch.zeros(2, dtype=torch.float64, device=device)
-        for part in torch.split(self.held, 1 << 16):
-            squares = part.double().square().sum(dim=1)
+        for at in range(0, len(x), 1 << 16):
+            squares = self.part(slice(at, min(at + (1 << 16), len(x)))).double().square().sum(dim=1)
             total, longest = total + squares.sum(), torch.maximum(longest, squares.max())
         self.squares, self.longest = float(total), float(longest)
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def part(self, rows: slice) -> Tensor:
+        """Some of the rows, on the device."""
+        return tensor(self.x[rows]) if self.held is None else self.held[rows]
+
+    def some_of(self, index: Index) -> Tensor:
+        """The same, of rows from anywhere."""
+        if self.held is None:
+            return tensor(self.x[index])
+        return self.held[tensor(index).to(self.device)]
 
     def some(self, index: Index) -> Rows:
         return Rows(np.ascontiguousarray(self.x[index]), self.device, self.run)
@@ -128,7 +140,7 @@ class Rows:
             step = TILE if self.run else max(1, STEP // k)
             for at in range(start, stop, step):
                 part = slice(at, min(at + step, stop))
-                z = self.held[part]
+                z = self.part(part)
                 paid = score(z.to(kind), price)
                 label = labels[part] = _argmin(paid)
                 if exact:
@@ -146,17 +158,18 @@ class Rows:
 
     def costs(self, score: Score, k: int, index: Index | None = None) -> Tensor:
         """(rows, k) costs in float64, of all rows or of some, on the device."""
-        rows = self.held if index is None else self.held[tensor(index).to(self.device)]
+        n = len(self) if index is None else len(index)
         none = torch.zeros(k, dtype=torch.float64, device=self.device)
-        out = torch.empty(len(rows), k, dtype=torch.float64, device=self.device)
+        out = torch.empty(n, k, dtype=torch.float64, device=self.device)
 
         def work(start: int, stop: int) -> None:
             step = TILE if self.run else max(1, STEP // k)
             for at in range(start, stop, step):
                 part = slice(at, min(at + step, stop))
-                out[part] = score(rows[part].double(), none)
+                z = self.part(part) if index is None else self.some_of(index[part])
+                out[part] = score(z.double(), none)
 
-        self.each(work, len(rows))
+        self.each(work, n)
         return out
 
     def shares(self, plan: Plan, k: int) -> Wide:
@@ -165,10 +178,9 @@ class Rows:
 
         def work(start: int, stop: int) -> None:
             step = TILE if self.run else max(1, STEP // k)
-            tiles = torch.split(self.held[start:stop], step)
-            added[start] = torch.stack([plan.plan(z).sum(dim=0, dtype=torch.float64) for z in tiles]).sum(
-                dim=0
-            )
+            tiles = [slice(at, min(at + step, stop)) for at in range(start, stop, step)]
+            shares = [plan.plan(self.part(tile)).sum(dim=0, dtype=torch.float64) for tile in tiles]
+            added[start] = torch.stack(shares).sum(dim=0)
 
         self.each(work, len(self))
         return torch.stack([added[start] for start in sorted(added)]).sum(dim=0).cpu().numpy()
@@ -177,9 +189,9 @@ class Rows:
         """The sums of the rows at every code."""
         at = tensor(labels).to(self.device)
         total = torch.zeros(k, self.x.shape[1], dtype=torch.float64, device=self.device)
-        step = 1 << 16
-        for z, label in zip(torch.split(self.held, step), torch.split(at, step), strict=True):
-            _add(total, z, label)
+        for start in range(0, len(self), 1 << 16):
+            part = slice(start, min(start + (1 << 16), len(self)))
+            _add(total, self.part(part), at[part])
         return total.cpu().numpy()
 
     def each(self, work: Callable[[int, int], None], n: int) -> None:

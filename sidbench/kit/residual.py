@@ -21,31 +21,41 @@ from sidbench.kit import beam as beams
 from sidbench.kit.device import tensor
 from sidbench.kit.nearest import Codewords, Floats, Index, Searcher, first_of_each
 from sidbench.kit.rows import mean_row, to_one
+from sidbench.kit.streamed import Residuals, pieces_of
 from sidbench.kit.workers import workers
 from sidbench.progress import report
 from sidbench.sids import Codes
 
-# (what is left over, number of codes, level) -> that many codewords
-FitLevel = Callable[[Floats, int, int], Floats]
+# (what is left over, number of codes, level) -> that many codewords; rows are an array, or `Residuals` where
+# the caller asked for a stream
+FitLevel = Callable[[Any, int, int], Floats]
 # the same, and the code of every row
-SolveLevel = Callable[[Floats, int, int], tuple[Floats, Index]]
+SolveLevel = Callable[[Any, int, int], tuple[Floats, Index]]
+# (what is left over, codewords, level) -> the code of every row
+PlaceLevel = Callable[[Residuals, Floats, int], Index]
 NEAR = 1 << 16  # numbers that stay in a core's cache
 SPAN, TASKS = 1 << 14, 16  # rows in one task of a worker; tasks in a call, if it has rows enough
 
 
 def fit(
-    x: Floats, sizes: Sequence[int], fit_level: FitLevel, *, normalize: bool = False, device: str = "cpu"
+    x: Floats,
+    sizes: Sequence[int],
+    fit_level: FitLevel,
+    *,
+    normalize: bool = False,
+    device: str = "cpu",
+    stream: bool = False,
 ) -> list[Floats]:
     """One codebook a level.
 
     `fit_level` sees centred rows at the first level (k-means does not mind, and digits are saved); it may
     keep nothing of the array, which the next level overwrites. With no more distinct rows than codes, every
     distinct row is a codeword of its own and the remaining codes, which repeat the first, are never used.
+
+    With `stream`, for rows of a mapped file, no array of their size is held: the result is the same.
     """
-    left = np.empty(x.shape, dtype=np.float32)
-    source = _units(x, left) if normalize else x
-    mean = mean_row(source)
-    np.subtract(source, mean, out=left)
+    left: Any  # an array, or `Residuals`
+    left, mean = _streamed(x, normalize) if stream else _held(x, normalize)
     books: list[Floats] = []
     for level, size in enumerate(sizes):
         report("fit", level, len(sizes))
@@ -61,7 +71,9 @@ def fit(
         else:
             centers = _padded(distinct, size)
         books.append(_book(centers, size, level, mean))
-        if level + 1 < len(sizes):
+        if level + 1 < len(sizes) and isinstance(left, Residuals):
+            left.subtract(books[-1], _nearest(left, books[-1], device))
+        elif level + 1 < len(sizes):
             if level == 0:
                 source = _units(x, left) if normalize else x
             subtract_nearest(source, books[-1], left, device=device)
@@ -70,17 +82,41 @@ def fit(
     return books
 
 
-def fit_jointly(x: Floats, sizes: Sequence[int], solve_level: SolveLevel) -> tuple[list[Floats], Codes]:
+def _held(x: Floats, normalize: bool) -> tuple[Floats, Floats]:
+    """The rows centred, in memory, and their mean."""
+    left = np.empty(x.shape, dtype=np.float32)
+    source = _units(x, left) if normalize else x
+    mean = mean_row(source)
+    return np.subtract(source, mean, out=left), mean
+
+
+def _streamed(x: Floats, normalize: bool = False) -> tuple[Residuals, Floats]:
+    """The same where the rows stay on disk."""
+    left = Residuals(x, np.zeros(x.shape[1], dtype=np.float32), unit if normalize else None)
+    left.mean = mean_row(left)
+    return left, left.mean
+
+
+def _nearest(left: Residuals, book: Floats, device: str) -> NDArray[np.uint16]:
+    """The nearest of a new codebook to every row."""
+    codes = np.empty(len(left), dtype=np.uint16)
+    for part in left.pieces():
+        codes[part] = encode(left.uncentred(part), [book], device=device)[:, 0]
+    return codes
+
+
+def fit_jointly(
+    x: Floats, sizes: Sequence[int], solve_level: SolveLevel, *, stream: bool = False
+) -> tuple[list[Floats], Codes]:
     """One codebook a level and the codes of all rows, where a level places its rows as a whole.
 
     What is left over is by these codes, which need not be the nearest. `solve_level` sees centred rows at the
     first level, and every level's with the largest number near 1, by a power of two; it may keep nothing of
-    the array. Beside x, one array of its size is held.
+    the array. Beside x, one array of its size is held; with `stream`, none.
     """
-    left = np.empty(x.shape, dtype=np.float32)
+    left: Any  # an array, or `Residuals`
+    left, mean = _streamed(x) if stream else _held(x, normalize=False)
     codes = np.empty((len(x), len(sizes)), dtype=np.int32)
-    mean = mean_row(x)
-    np.subtract(x, mean, out=left)
     books: list[Floats] = []
     for level, size in enumerate(sizes):
         report("fit", level, len(sizes))
@@ -90,10 +126,31 @@ def fit_jointly(x: Floats, sizes: Sequence[int], solve_level: SolveLevel) -> tup
         codes[:, level] = labels
         books.append(_book(centers / scale, size, level, mean))
         left /= scale
-        if level + 1 < len(sizes):
+        if level + 1 < len(sizes) and isinstance(left, Residuals):
+            left.subtract(books[-1], codes[:, level])
+        elif level + 1 < len(sizes):
             subtract(left if level else x, books[-1], codes[:, level], left)
     report("fit", len(sizes), len(sizes))
     return books, codes
+
+
+def place_jointly(x: Floats, books: Sequence[Floats], place_level: PlaceLevel) -> Codes:
+    """The codes of all rows where a level places its rows as a whole, around codewords that are known.
+
+    What is left over is computed where it is read, so that nothing of the size of x is held.
+    """
+    left: Any
+    left, mean = _streamed(x)
+    codes = np.empty((len(x), len(books)), dtype=np.int32)
+    for level, book in enumerate(books):
+        report("fit", level, len(books))
+        scale = to_one(_largest(left))
+        left *= scale
+        codes[:, level] = place_level(left, (book - mean if level == 0 else book) * scale, level)
+        left /= scale
+        left.subtract(book, codes[:, level])
+    report("fit", len(books), len(books))
+    return codes
 
 
 def subtract(source: Floats, book: Floats, codes: NDArray[Any], out: Floats) -> Floats:
@@ -301,22 +358,26 @@ def _book(centers: Floats, size: int, level: int, mean: Floats) -> Floats:
     return (centers + mean if level == 0 else centers).astype(np.float32)
 
 
-def _largest(rows: Floats) -> float:
-    return max(float(rows.max()), -float(rows.min()))
+def _largest(rows: Floats | Residuals) -> float:
+    return max(max(float(some.max()), -float(some.min())) for some in pieces_of(rows))
 
 
-def _scale(left: Floats) -> np.float32:
+def _scale(left: Floats | Residuals) -> np.float32:
     """1, or the power of two that brings extreme values near 1."""
     largest = _largest(left)
     return np.float32(1) if 1e-12 < largest < 1e12 else to_one(largest)
 
 
-def _few_distinct(rows: Floats, size: int) -> Floats | None:
+def _few_distinct(rows: Floats | Residuals, size: int) -> Floats | None:
     """The distinct rows, if there are at most `size`; None at the first sight of more."""
-    if len(first_of_each(rows[: 2 * size + 2])) > size:
-        return None
-    first = first_of_each(rows)
-    return rows[first] if len(first) <= size else None
+    known = rows[: 2 * size + 2]
+    known = known[first_of_each(known)]
+    for some in pieces_of(rows):
+        if len(known) > size:
+            return None
+        known = np.concatenate([known, some])
+        known = known[first_of_each(known)]
+    return known if len(known) <= size else None
 
 
 def _padded(distinct: Floats, size: int) -> Floats:

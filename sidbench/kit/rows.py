@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,10 +14,21 @@ from sidbench.sids import Codes
 PIECE = 1 << 22  # numbers looked at at once: rows may be a memmap
 
 
-def mean_row(x: Floats) -> Floats:
+class Sliced(Protocol):
+    """Rows that are read a piece at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Any: ...
+
+
+def mean_row(x: Sliced) -> Floats:
     """The mean in float64, a piece at a time, as float32."""
     step = max(1, PIECE // x.shape[1])
-    total = sum(x[at : at + step].sum(axis=0, dtype=np.float64) for at in range(0, len(x), step))
+    total: Any = sum(x[at : at + step].sum(axis=0, dtype=np.float64) for at in range(0, len(x), step))
     return np.asarray(total / len(x), dtype=np.float32)
 
 

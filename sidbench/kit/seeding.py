@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sidbench.kit.device import tensor
 from sidbench.kit.nearest import Floats, Index
+from sidbench.kit.streamed import Residuals
 from sidbench.kit.workers import Run
 
 SAMPLE = 1 << 14  # rows that take part in the seeding (or 64 a centre; Lloyd's iterations always see all)
@@ -24,11 +25,11 @@ STEP = 1024  # rows of one product
 Wide = NDArray[np.float64]
 
 
-def plus_plus(x: Floats, k: int, rng: np.random.Generator, run: Run | None = None) -> Index:
+def plus_plus(x: Floats | Residuals, k: int, rng: np.random.Generator, run: Run | None = None) -> Index:
     """The rows of k first centres, drawn from at most 16,384 rows (64 a centre where that is more)."""
     sample = max(SAMPLE, 64 * k)
     rows = rng.choice(len(x), sample, replace=False) if len(x) > sample else np.arange(len(x))
-    z = x[rows] if len(x) > sample else x
+    z = x[rows] if len(x) > sample else x[:]
     n = len(z)
     squares = np.einsum("ij,ij->i", z, z)
     tries = 2 + int(np.log(k))
