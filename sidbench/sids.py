@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -140,10 +141,32 @@ def distinct_rows(codes: Codes) -> tuple[Codes, NDArray[np.int64]]:
     """Distinct rows in lexicographic order and each row's place among them, by sorting."""
     if not codes.shape[1]:  # without columns all rows are one
         return codes[:1], np.zeros(len(codes), dtype=np.int64)
-    order = np.lexsort(codes.T[::-1])
-    ordered = codes[order]
+    numbers = _numbered(codes)
     new = np.ones(len(codes), dtype=bool)
-    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    if numbers is None:
+        order = np.lexsort(codes.T[::-1])
+        ordered = codes[order]
+        new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    else:
+        order = np.argsort(numbers)
+        numbers = numbers[order]
+        np.not_equal(numbers[1:], numbers[:-1], out=new[1:])
     place = np.empty(len(codes), dtype=np.int64)
     place[order] = np.cumsum(new) - 1
-    return ordered[new], place
+    return codes[order[new]], place
+
+
+def _numbered(codes: Codes) -> NDArray[np.int64] | None:
+    """A number for every row, in lexicographic order, where 63 bits hold them all: one key sorts faster."""
+    if not len(codes) or codes.dtype.kind != "i":
+        return None
+    low, high = codes.min(axis=0).tolist(), codes.max(axis=0).tolist()
+    spans = [last - first + 1 for first, last in zip(low, high, strict=True)]
+    if math.prod(spans) >= 2**63:
+        return None
+    numbers = np.zeros(len(codes), dtype=np.int64)
+    for column, first, span in zip(codes.T, low, spans, strict=True):
+        numbers *= span
+        numbers += column
+        numbers -= first
+    return numbers

@@ -36,8 +36,9 @@ class Places:
     ) -> None:
         self.codes, self.sizes, self.frozen = codes.copy(), sizes, frozen
         self.tokenizer, self.x = tokenizer, x
-        #: Decides among equals: of items that may move, one each.
-        self.tie = rows.keys(x) if x is not None else np.zeros(len(codes) - frozen, dtype=np.uint64)
+        # Of items that may move: what decides among equals, and whether it was asked for yet.
+        self._tie = np.zeros(len(codes) - frozen, dtype=np.uint64)
+        self._known = np.full(len(self._tie), x is None)
 
     def need_costs(self, name: str) -> None:
         """Refuse a tokenizer that gives no distances, naming what works without."""
@@ -61,6 +62,16 @@ class Places:
         assert self.tokenizer is not None
         assert self.x is not None
         return self.tokenizer.costs(self.x[which - self.frozen], prefix)
+
+    def ties(self, which: Index) -> NDArray[np.uint64]:
+        """What decides among equals: a hash of each item's embedding."""
+        own = which - self.frozen
+        new = own[~self._known[own]]
+        if len(new) and self.x is not None:
+            for piece in self.pieces(len(new), 1):
+                self._tie[new[piece]] = rows.keys(self.x[new[piece]])
+            self._known[new] = True
+        return self._tie[own]
 
     def step(self, values: int) -> int:
         """Items that may be looked at together, with so many values each."""
@@ -86,7 +97,7 @@ class Places:
         full = np.bincount(group) > cap
         which = self.frozen + np.flatnonzero(full[group[self.frozen :]])
         frozen = np.bincount(group[: self.frozen], minlength=len(full))[group[which]]
-        return which, np.unique(group[which], return_inverse=True)[1], frozen
+        return which, _renumbered(group[which], len(full)), frozen
 
     def movers(
         self, cap: int = 1, by: NDArray[np.generic] | None = None
@@ -97,7 +108,7 @@ class Places:
         """
         which, group, frozen = self.crowd(cap)
         least = self.own_costs(which) if by is None else by[which - self.frozen]
-        goes = groups.ranks(group, least, self.tie[which - self.frozen]) + frozen >= cap
+        goes = groups.ranks(group, least, self.ties(which)) + frozen >= cap
         return which[goes], least[goes]
 
     def winners(
@@ -105,8 +116,15 @@ class Places:
     ) -> Index:
         """Of items that ask for places, those that get them: the least loss first, as many as have room."""
         _, group = np.unique(place, return_inverse=True)
-        rank = groups.ranks(group, loss, self.tie[which - self.frozen])
+        rank = groups.ranks(group, loss, self.ties(which))
         return np.flatnonzero(rank < room)
+
+
+def _renumbered(group: Index, count: int) -> Index:
+    """Numbers below `count` as 0, 1, 2… in their order, without those that nobody has."""
+    present = np.zeros(count, dtype=bool)
+    present[group] = True
+    return (np.cumsum(present) - 1)[group]
 
 
 class Claims:
@@ -152,8 +170,7 @@ class Shelves:
         self.prefix = distinct_rows(places.codes[:, :-1])[1]
         self.order = np.argsort(self.prefix, kind="stable")
         self.ends = np.append(0, np.cumsum(np.bincount(self.prefix)))
-        tie = places.tie[movers - places.frozen]
-        self.movers = movers[np.lexsort((tie, own, self.prefix[movers]))]
+        self.movers = movers[np.lexsort((places.ties(movers), own, self.prefix[movers]))]
 
     def pieces(self, *, whole: bool = False) -> Iterator[tuple[Index, Index]]:
         """Movers of whole prefixes, and for each the number of its prefix in the piece (from 0, rising).

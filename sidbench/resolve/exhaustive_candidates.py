@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any
 
 import numpy as np
@@ -71,11 +72,27 @@ def _window(places: Places, loss: Floats, start: int) -> tuple[Index, Floats]:
     n, levels, k = loss.shape
     width = min(WINDOW, k**levels - start)
     order, total = np.empty((n, width), dtype=np.int64), np.empty((n, width), dtype=np.float32)
-    for piece in places.pieces(n, k**levels):
-        sums = loss[piece, 0]
+    able = _first(start + width, levels, k)
+    digits = np.unravel_index(able, (k,) * levels)
+    for piece in places.pieces(n, len(able)):
+        sums = loss[piece, 0][:, digits[0]]
         for level in range(1, levels):
-            sums = (sums[:, :, None] + loss[piece, level][:, None, :]).reshape(len(sums), -1)
+            sums += loss[piece, level][:, digits[level]]
         # Combinations of equal totals in order of their number, the last level's the fastest.
         first = np.argsort(sums, axis=1, kind="stable")[:, start : start + width]
-        order[piece], total[piece] = first, np.take_along_axis(sums, first, axis=1)
+        order[piece], total[piece] = able[first], np.take_along_axis(sums, first, axis=1)
     return order, total
+
+
+@cache
+def _first(count: int, levels: int, k: int) -> Index:
+    """The combinations that can be among the first so many, whatever codes cost, in order of their number.
+
+    Codes are in order of cost, so a combination comes after all that are nowhere further down: the product
+    of its places (from 1) says how many there are, itself included.
+    """
+    before = np.arange(1, k + 1)
+    products = before.astype(np.float64)
+    for _ in range(1, levels):
+        products = np.multiply.outer(products, before).ravel()
+    return np.flatnonzero(products <= count)

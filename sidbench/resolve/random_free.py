@@ -41,15 +41,14 @@ class RandomFree(Mover):
         shelves = Shelves(places, movers, lot[movers - places.frozen])
         for which, shelf in shelves.pieces():
             room = np.maximum(self.cap - shelves.counts(which), 0)
-            # Free places in a random order of each prefix, as often as they have room.
-            cell = np.repeat(np.arange(room.size), room.ravel())
-            home, code = np.divmod(cell, room.shape[1])
             first = which[np.unique(shelf, return_index=True)[1]]
-            prefix = groups.keys(places.codes[first, :-1], places.sizes[:-1])[home]
-            mixed = groups.scrambled(groups.scrambled(prefix ^ salt) ^ code.astype(np.uint64))
-            order = np.lexsort((groups.ranks(cell), mixed, home))
-            # The first mover of a prefix takes its first place, the second the second.
-            upto = np.cumsum(room.sum(axis=1))
-            at = (upto - room.sum(axis=1))[shelf] + groups.ranks(shelf)
-            fits = at < upto[shelf]
-            places.codes[which[fits], -1] = code[order[at[fits]]]
+            prefix = groups.keys(places.codes[first, :-1], places.sizes[:-1])[:, None]
+            # The last codes in a random order of each prefix.
+            code = np.arange(room.shape[1], dtype=np.uint64)
+            order = groups.scrambled(groups.scrambled(prefix ^ salt) ^ code).argsort(axis=1)
+            # The first mover of a prefix takes the first place with room, the second the second.
+            upto = np.cumsum(np.take_along_axis(room, order, axis=1), axis=1)
+            turn = groups.ranks(shelf)
+            at = (upto[shelf] <= turn[:, None]).sum(axis=1)
+            fits = at < room.shape[1]
+            places.codes[which[fits], -1] = order[shelf[fits], at[fits]]

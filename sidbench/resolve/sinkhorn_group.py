@@ -44,11 +44,17 @@ class SinkhornGroup(Mover):
         if places.frozen:
             to_nearest(places, 1)
             return
-        seen = np.zeros(0, dtype=np.uint64)
+        # Only below a prefix where a SID is shared can anything move; the other items are looked at once.
+        prefix = distinct_rows(places.codes[:, :-1])[1]
+        live = np.flatnonzero(_marked(prefix, places.crowd()[0])[prefix])
+        whole, prefix, rest = live, prefix[live], 0
+        place = distinct_rows(places.codes[live])[1]
         # Where there is no room groups may go in circles: of all rounds the last with the most SIDs counts.
-        best, most = places.codes[:, -1].copy(), len(distinct_rows(places.codes)[0])
+        best, most = places.codes[whole, -1], int(place.max(initial=-1)) + 1
+        seen = np.zeros(0, dtype=np.uint64)
         for _ in range(self.rounds):
-            which, group, _ = places.crowd()
+            shared = np.bincount(place)[place] > 1
+            which, group = live[shared], np.unique(place[shared], return_inverse=True)[1]
             # The very same items on the very same code would stay there again.
             names = np.zeros(group.max(initial=-1) + 1, dtype=np.uint64)
             before = places.codes[which, -1].astype(np.uint64)
@@ -58,12 +64,18 @@ class SinkhornGroup(Mover):
             if not new.any():
                 break
             self._spread(places, which[new[group]], group[new[group]])
-            new[group[places.codes[which, -1] != before]] = False
+            moved = places.codes[which, -1] != before
+            new[group[moved]] = False
             seen = np.concatenate([seen, names[new]])
-            distinct = len(distinct_rows(places.codes)[0])
+            place = distinct_rows(places.codes[live])[1]
+            distinct = rest + int(place.max()) + 1
             if distinct >= most:
-                best, most = places.codes[:, -1].copy(), distinct
-        places.codes[:, -1] = best
+                best, most = places.codes[whole, -1], distinct
+            # Below a prefix where nothing moved nothing will: what is there has come to rest.
+            stays = _marked(prefix, np.flatnonzero(shared)[moved])[prefix]
+            live, prefix, place = live[stays], prefix[stays], np.unique(place[stays], return_inverse=True)[1]
+            rest = distinct - (int(place.max(initial=-1)) + 1)
+        places.codes[whole, -1] = best
 
     def _spread(self, places: Places, which: Index, group: Index) -> None:
         """New last codes for whole groups, those of equal size together."""
@@ -71,15 +83,13 @@ class SinkhornGroup(Mover):
         order = np.lexsort((group, size))
         which, size = which[order], size[order]
         k = places.sizes[-1]
-        codes = places.codes[:, -1].copy()
         for begin, end in _runs(size):
             members = int(size[begin])
             step = members * max(1, places.step(k) // members)
             for at in range(begin, end, step):
                 some = which[at : min(at + step, end)]
                 costs = places.costs(some, places.codes[some, :-1])
-                codes[some] = self._codes(costs.reshape(-1, members, k)).ravel()
-        places.codes[:, -1] = codes
+                places.codes[some, -1] = self._codes(costs.reshape(-1, members, k)).ravel()
 
     def _codes(self, costs: NDArray[np.float32]) -> Index:
         """(groups, members) the code of which each has the largest share; of equal shares, the nearest.
@@ -102,6 +112,13 @@ class SinkhornGroup(Mover):
             most = plan >= (1 - SAME) * plan.max(axis=2, keepdims=True)
             found[part] = np.where(most, costs[part], np.inf).argmin(axis=2)
         return found
+
+
+def _marked(group: Index, members: Index) -> NDArray[np.bool_]:
+    """Of each group, whether one of these is in it."""
+    marked = np.zeros(group.max(initial=-1) + 1, dtype=bool)
+    marked[group[members]] = True
+    return marked
 
 
 def _runs(values: Index) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Resolvers on a large catalogue: `python tests/benchmarks/bench_resolvers.py [--items N] [--extend] [NAME ...]`.
+"""Resolvers on a large catalogue: `python tests/benchmarks/bench_resolvers.py [--items N] [NAME ...]`.
 
 Items of 32 dimensions around centres of centres, 2% of them copies, in a mapped file, and the codes of
 rq-kmeans (4 x 256, fitted on a sample): of a million items 7% share their SID. Each resolver resolves them

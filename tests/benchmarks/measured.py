@@ -1,4 +1,4 @@
-"""A piece of work in a process of its own: its seconds, those of the processor, and its memory at the most."""
+"""A piece of work in a process of its own: its seconds, those of the processor, its memory at the most."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Cost:
 
     seconds: float
     processor: float
-    #: Gigabytes of its own at the most (anonymous pages: those of a mapped file can be given back at any time).
+    #: Gigabytes of its own at the most: anonymous pages, as those of a mapped file can be given back.
     memory: float
     #: What of these it had before the work began: Python, libraries, what it was given.
     before: float
