@@ -163,6 +163,10 @@ class Format(Plugin):
         """Write `path` (a file, or a folder that does not exist yet), and more files beside it if need be."""
         raise UnsupportedError(f"{self.name} is only read: choose another format")
 
+    def states(self, export: Export) -> dict[str, Any]:
+        """What its manifests say besides what those of all formats do."""
+        return {}
+
     @classmethod
     def supports(cls, ability: str) -> bool:
         """Whether `read` or `write` is written."""

@@ -14,7 +14,7 @@ from pydantic import Field
 from sidbench.dataset import Corpus, Targets
 from sidbench.errors import UsageError
 from sidbench.format import Export, Format
-from sidbench.formats import manifest, text
+from sidbench.formats import text
 from sidbench.formats.codes import rows_of
 from sidbench.formats.index_json import MiniOneRec
 from sidbench.sids import Codes
@@ -74,7 +74,7 @@ class MiniOneRecFiles(Format):
                 f"{name!r} is no name for files; set {self.name}.dataset, such as Office_Products"
             )
         items = self._items(export, corpus)
-        parts, split = split_rows(corpus, self.window)
+        parts, _ = split_rows(corpus, self.window)
         for sub in ("index", "info", *parts):
             (path / sub).mkdir(parents=True, exist_ok=True)
         numbered = export.sids.replace(codes=items.codes, item_ids=np.arange(len(items.codes)))
@@ -89,21 +89,19 @@ class MiniOneRecFiles(Format):
         if items.names is not None:
             lines = (f"{own}\t{number}\n" for number, own in enumerate(items.names))
             (path / f"{name}.item2id").write_text("".join(lines), encoding="utf-8")
-        stated = {
-            "format": self.name,
+
+    def states(self, export: Export) -> dict[str, Any]:
+        """Which split the rows are, and what MiniOneRec's own code does with these SIDs."""
+        assert export.corpus is not None
+        parts, split = split_rows(export.corpus, self.window)
+        name = self.dataset or export.corpus.name
+        return {
             "dataset": name,
-            "base": self.base,
-            "orientation": "items",
-            "sizes": list(export.sids.sizes),
-            "suffix": {"base": self.base} if export.has_suffix else None,
-            "items": len(items.codes),
             "split": split,
             "rows": {part: len(rows) for part, rows in parts.items()},
             "descriptions": "empty in item.json: put your own there, where you have them",
-            "minionerec": what_happens(items.codes, name, len(parts["train"])),
-            "source": export.source,
+            "minionerec": what_happens(export.sids.codes, name, len(parts["train"])),
         }
-        (path / "manifest.json").write_text(manifest.text(**stated), encoding="utf-8")
 
     def _items(self, export: Export, corpus: Corpus) -> Items:
         """All items by their number: the id where ids are 0 to N - 1, else the row of the SIDs."""
@@ -132,8 +130,9 @@ def what_happens(codes: Codes, name: str, training: int) -> list[str]:
     whole, cut = len(np.unique(codes, axis=0)), len(np.unique(codes[:, :JOINED], axis=0))
     said = ["its loaders run eval() on the lists of the CSVs; here they hold quoted text and numbers alone"]
     if longest > JOINED:
+        many = f"{longest}" if shortest == longest else f"{shortest} to {longest}"
         said.append(
-            f"SIDs have {shortest} to {longest} tokens, and data.py joins the first {JOINED} of index.json "
+            f"SIDs have {many} tokens, and data.py joins the first {JOINED} of index.json "
             f"alone where it pairs SIDs with titles: there {n:,} items have {cut:,} SIDs, not {whole:,}; the "
             "CSVs, and info/*.txt that the constrained search of evaluate.py reads, hold all tokens. For one "
             "spelling drop the suffix, or resolve with a resolver that adds no level"

@@ -106,6 +106,7 @@ def write(form: Format, export: Export, path: Path) -> list[Path]:
             "suffix": {"column": sids.levels - 1, "base": form.first} if export.has_suffix else None,
             "params": form.params(),
             "source": export.source,
+            **form.states(export),
         }
         if table:
             ids = path.name + ".ids.parquet"
@@ -121,7 +122,7 @@ def write(form: Format, export: Export, path: Path) -> list[Path]:
         if beside:
             stated["files"] = beside
         manifest.beside(part).write_text(manifest.text(**stated))
-    return [path, *(path.with_name(n) for n in beside), manifest.beside(path)]
+    return [path, *(path.parent / n for n in beside), manifest.beside(path)]
 
 
 @contextmanager
