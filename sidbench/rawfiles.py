@@ -220,12 +220,21 @@ def _value(text: str, path: Path, number: int) -> Any:
         raise DataError(f"{path}, line {number}: {text[:60]!r} is no value; {REMEDY}") from None
 
 
+def leaves(value: Any) -> Iterator[Any]:
+    """What stands in lists of any depth, in order."""
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from leaves(inner)
+    else:
+        yield value
+
+
 def clean(value: Any, joined: str = ", ") -> str:
     """Text for people and models: lists joined, HTML resolved, one space between words."""
     if value is None:
         return ""
     if isinstance(value, list | tuple):
-        return joined.join(dict.fromkeys(t for t in (clean(v, joined) for v in value) if t))
+        return joined.join(dict.fromkeys(t for t in map(clean, leaves(value)) if t))
     # Twice: what was escaped twice is found in these files.
     text = html.unescape(html.unescape(str(value)))
     return _SPACE.sub(" ", _TAG.sub(" ", text)).strip()
