@@ -194,7 +194,7 @@ def test_items_without_a_sid_are_counted_and_named(tmp_path: Path) -> None:
 BAD: dict[str, tuple[Any, str]] = {
     "cut.json": ('{"0": ["<a_1>"', "cannot be read as JSON"),
     "number.json": ("3", "holds int"),
-    "nan.json": ('{"0": [1, NaN]}', "holds NaN, which is no number"),
+    "nan.json": ('{"0": [1, NaN]}', r"row 0 .* has nan, which is float"),
     "deep.json": ("[" * 100_000, "nested without end"),
     "strings.json": ('{"0": "<a_1><b_2>"}', r"row 0 \(item '0'\) is '<a_1><b_2>', not a list of codes"),
     "floats.json": ('{"x": [1.5, 2.0]}', r"row 0 \(item 'x'\) has 1.5, which is float, not integers"),
@@ -219,7 +219,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "list.txt": ("1 2", "of no known form"),
     "not.npy": ("1 2", "cannot be read as a .npy file"),
     "floats.npy": (np.zeros((20, 2)), "float64, not integers"),
-    "nan.npy": (np.array([[1.0, 2.0], [1.0, np.nan]] * 9), "not integers; row 1 has nan"),
+    "nan.npy": (np.array([[1.0, 2.0], [1.0, np.nan]] * 9), "row 1, column 1 has nan"),
     "flat.npy": (np.zeros(4, dtype=np.int64), "shape"),
     "objects.npy": (np.array([[{}]]), "holds Python objects, which may be code"),
     "not.parquet": ("1 2", "cannot be read"),

@@ -46,7 +46,7 @@ def settle(
     """
     raw = _turned(found, how, form, stated, name)
     if not raw.size:
-        raise DataError(f"{name} holds no SIDs; {form.name} expects {form.file}")
+        raise DataError(f"{name} holds no SIDs; expected those of at least one item, as {form.name}")
     ids = found.ids if found.ids is not None else beside
     if ids is None and form.first_id:
         ids = [str(n) for n in range(form.first_id, form.first_id + len(raw))]
@@ -271,14 +271,15 @@ def from_lists(sids: Any, name: str, ids: list[str] | None = None, how: How | No
     import pyarrow.compute as pc
 
     keyed = ids is not None
+    given = sids
     if not isinstance(sids, (pa.Array, pa.ChunkedArray)):
         if how is not None and how.orientation == "levels" and not keyed:
-            sids = _of_levels(sids, name)
+            sids = given = _of_levels(sids, name)
             keyed = True
         try:
             sids = pa.array(sids)
         except (pa.ArrowException, TypeError, OverflowError, ValueError):
-            raise DataError(_blame(sids, name, ids)) from None
+            raise DataError(_blame(given, name, ids)) from None
     elif isinstance(sids, pa.ChunkedArray):
         sids = sids.combine_chunks()
     if pa.types.is_fixed_size_list(sids.type):
@@ -286,24 +287,24 @@ def from_lists(sids: Any, name: str, ids: list[str] | None = None, how: How | No
     if pa.types.is_null(sids.type) and not len(sids):
         return Found(np.zeros((0, 0), np.int64), ids, rows_are_items=keyed)
     if not (pa.types.is_list(sids.type) or pa.types.is_large_list(sids.type)):
-        raise DataError(_blame(sids.to_pylist(), name, ids))
+        raise DataError(_blame(given, name, ids))
     lengths = pc.fill_null(pc.list_value_length(sids), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     values = sids.flatten()
     if not lengths.all() or values.null_count:
-        raise DataError(_blame(sids.to_pylist(), name, ids))
+        raise DataError(_blame(given, name, ids))
     level = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     lettered = False
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         row = np.repeat(np.arange(len(sids)), lengths)
         values, lettered = of_tokens(values, level, row, name, ids)
     if not pa.types.is_integer(values.type):
-        raise DataError(_blame(sids.to_pylist(), name, ids))
+        raise DataError(_blame(given, name, ids))
     longest = int(lengths.max(initial=0))
     if longest > MOST_LEVELS and (keyed or lengths.min(initial=0) < longest):
         row_ = int(lengths.argmax())
         raise DataError(
             f"{name}: row {row_}{_called(ids, row_)} has {longest:,} codes, and {MOST_LEVELS} is the most; "
-            "was something other than SIDs meant?"
+            "repair the row, or give the file that holds SIDs"
         )
     codes = np.full((len(sids), longest), -1, dtype=np.int64)
     try:
@@ -311,7 +312,7 @@ def from_lists(sids: Any, name: str, ids: list[str] | None = None, how: How | No
             zero_copy_only=False
         )
     except pa.ArrowInvalid:
-        raise DataError(_blame(sids.to_pylist(), name, ids)) from None
+        raise DataError(_blame(given, name, ids)) from None
     ragged = bool(len(lengths)) and bool(lengths.min() < longest)
     return Found(codes, ids, rows_are_items=keyed or lettered or ragged)
 
@@ -370,18 +371,24 @@ def from_matrix(codes: Any, name: str, ids: list[str] | None = None) -> Found:
         )
     if codes.dtype.kind == "f":
         odd = np.argwhere(~(np.isfinite(codes) & (codes == np.rint(codes))))
-        what = f"; row {odd[0][0]} has {codes[tuple(odd[0])]}" if len(odd) else ""
+        what = f"; row {odd[0][0]}, column {odd[0][1]} has {codes[tuple(odd[0])]}" if len(odd) else ""
         raise DataError(f"{name}: its codes are {codes.dtype}, not integers{what}; write them as integers")
     if codes.dtype.kind not in "iu":
         raise DataError(f"{name}: its codes are {codes.dtype}, not integers; write them as integers")
     return Found(codes.astype(np.int64), ids, rows_are_items=ids is not None)
 
 
-def _blame(sids: list[Any], name: str, ids: list[str] | None) -> str:
+def _blame(given: Any, name: str, ids: list[str] | None) -> str:
     """The first row that is no list of codes, as a sentence; only after something failed."""
+    import pyarrow as pa
+
     remedy = "repair the row, or write the file again"
     kind: type | None = None
-    for row, sid in enumerate(sids):
+    floats = False
+    if isinstance(given, (pa.Array, pa.ChunkedArray)):
+        inner = given.type.value_type if pa.types.is_nested(given.type) else given.type
+        floats, given = pa.types.is_floating(inner), given.to_pylist()
+    for row, sid in enumerate(given):
         where = f"{name}: row {row}{_called(ids, row)}"
         if not isinstance(sid, list):
             return f"{where} is {_short(sid)}, not a list of codes; {remedy}"
@@ -390,13 +397,20 @@ def _blame(sids: list[Any], name: str, ids: list[str] | None) -> str:
         for code in sid:
             if code is None:
                 return f"{where} has a code that is null; {remedy}"
+            if floats and isinstance(code, float) and code.is_integer():
+                continue  # the whole column is of floats: what is worse comes first
             if type(code) not in (int, str):
                 return f"{where} has {_short(code)}, which is {type(code).__name__}, not integers; {remedy}"
             if kind is not None and type(code) is not kind:
                 return f"{where} has {_short(code)}: integers and tokens do not mix in one file; {remedy}"
             kind = type(code)
             if kind is int and not -1 <= code <= MOST_CODES:
-                return f"{where} has the code {_short(code)}, and {MOST_CODES - 1:,} is the most; {remedy}"
+                return (
+                    f"{where} has the code {_short(code)}; codes are 0 to {MOST_CODES - 1:,}, and -1 after "
+                    f"the last; {remedy}"
+                )
+    if floats:
+        return f"{name}: its codes are floats, not integers; write them as integers"
     return f"{name} holds no lists of codes; {remedy}"
 
 

@@ -30,7 +30,7 @@ class HuggingFace(Format):
     tokens: Literal["all", "used"] = "all"
 
     def read(self, path: Path, how: How) -> Found:
-        held = safe.read_json(path, pairs=True)
+        held = safe.read_json(path, pairs=True, nan=True)
         expected = 'expected {"added_tokens": ["<a_0>", …], "items": {"7": ["<a_0>", "<b_3>"]}}'
         parts = dict(held) if isinstance(held, safe.Pairs) else {}
         tokens, items = parts.get("added_tokens"), parts.get("items")

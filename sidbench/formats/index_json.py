@@ -16,7 +16,7 @@ INTEGERS = '{"0": [12, 3], …}'
 
 def read_json_sids(path: Path, how: How, expected: str, kind: type | None) -> Found:
     """An object of lists by item, or a list of lists; a name that stands twice is told by `settle`."""
-    held = safe.read_json(path, pairs=True)
+    held = safe.read_json(path, pairs=True, nan=True)
     ids = None
     if isinstance(held, safe.Pairs):
         ids, held = [key for key, _ in held], [sid for _, sid in held]

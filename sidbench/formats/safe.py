@@ -47,12 +47,15 @@ def read_text(path: Path, most: int = MOST) -> str:
         return _gunzipped(path, most).decode("utf-8")
 
 
-def read_json(path: Path, most: int = MOST, *, pairs: bool = False) -> Any:
-    """What a JSON file holds, gzip or not. NaN is refused. With `pairs` an object is a list of its pairs."""
+def read_json(path: Path, most: int = MOST, *, pairs: bool = False, nan: bool = False) -> Any:
+    """What a JSON file holds, gzip or not. With `pairs` an object is a list of its pairs.
+
+    NaN, which is no JSON, is refused, or read where the caller names the row that has it.
+    """
     text = read_text(path, most)
     hook: Callable[[list[tuple[str, Any]]], Any] | None = Pairs if pairs else None
     try:
-        return json.loads(text, object_pairs_hook=hook, parse_constant=_no_number)
+        return json.loads(text, object_pairs_hook=hook, parse_constant=float if nan else _no_number)
     except RecursionError:
         raise DataError(f"{path.name} is JSON nested without end; {REMEDY}") from None
     except ValueError as e:  # JSONDecodeError tells line and column

@@ -1,0 +1,433 @@
+"""Formats: what is written is read back; what is damaged is refused with file, row and remedy."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from sidbench.errors import DataError, SidbenchError, UsageError
+from sidbench.format import Export, Format, How
+from sidbench.formats import manifest, reading
+from sidbench.sids import SIDs
+
+N, SIZES = 40, (64, 64, 64, 50)
+CODES = np.random.default_rng(0).integers(0, 50, (N, 4)).astype(np.int32)
+CODES[0, 0] = 0
+BOTH = sorted(n for n, c in reading.known().items() if c.supports("read") and c.supports("write"))
+IDS: dict[str, Any] = {
+    "numbers": np.random.default_rng(1).permutation(N),
+    "text": np.array([f'B{i:03d}é"\\' for i in range(N)]),
+    "sparse": np.arange(N) * 7 + 5,
+}
+
+
+def export(ids: str = "numbers", *, own: int = 3, short: bool = False, items: Any = None) -> Export:
+    codes = CODES.copy()
+    if short:
+        codes[1::2, -1] = -1
+    return Export(SIDs(codes, SIZES, IDS[ids] if items is None else items), own)
+
+
+def by_id(ids: list[str] | None, codes: Any, first: int = 0) -> dict[str, list[int]]:
+    names = [str(i + first) for i in range(len(codes))] if ids is None else ids
+    return dict(zip(names, codes.tolist(), strict=True))
+
+
+def place(folder: Path, form: type[Format]) -> Path:
+    return folder / f"x.{form.file}".replace("x.NAME", "x")
+
+
+@pytest.mark.parametrize("ids", IDS)
+@pytest.mark.parametrize("name", BOTH)
+def test_what_is_written_is_read_back_with_its_manifest(tmp_path: Path, name: str, ids: str) -> None:
+    form = reading.known()[name]
+    for base in form.bases:
+        made = form(base=base) if len(form.bases) > 1 and "base" in form.__annotations__ else form()
+        path = place(tmp_path, form)
+        sent = export(ids)
+        files = reading.write(made, sent, path)
+        assert all(f.is_file() for f in files)
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f.name for f in files)
+        table = reading.read(path, "test")
+        assert by_id(table.ids, table.codes) == by_id(sent.names, CODES)
+        assert (table.base, table.suffix, table.own, table.sizes) == (made.first, made.first, 3, SIZES)
+        stated = json.loads(manifest.beside(path).read_text())
+        assert stated["format"] == name
+        assert (stated["base"], stated["suffix"]) == (made.first, {"base": made.first, "column": 3})
+        assert (stated["orientation"], stated["items"], stated["levels"]) == (form.rows, N, 4)
+        # What came in goes out again as it was, byte by byte.
+        back = Export(SIDs(table.codes, SIZES, sent.sids.item_ids), 3)
+        if form.by_row and table.ids is None:
+            back = Export(SIDs(table.codes, SIZES, np.arange(N)), 3)
+        again = tmp_path / "again" / path.name
+        reading.write(made, back, again)
+        assert again.read_bytes() == path.read_bytes()
+        for file in files:
+            file.unlink()
+        for file in again.parent.iterdir():
+            file.unlink()
+        again.parent.rmdir()
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_suffix_of_some_items_alone(tmp_path: Path, name: str) -> None:
+    form = reading.known()[name]
+    path = place(tmp_path, form)
+    if not form.lengths_differ:
+        with pytest.raises(UsageError, match=r"20 items have shorter ones.*--suffix drop"):
+            reading.write(form(), export(short=True), path)
+        assert not list(tmp_path.iterdir())
+        reading.write(form(suffix="drop"), export(short=True), path)
+        table = reading.read(path, "test")
+        assert by_id(table.ids, table.codes).keys() == set(export().names) or name == "liger"
+        assert table.codes.shape[1] == 3
+        return
+    sent = export(short=True)
+    reading.write(form(), sent, path)
+    table = reading.read(path, "test")
+    assert by_id(table.ids, table.codes) == by_id(sent.names, sent.sids.codes)
+    manifest.beside(path).unlink()
+    if name != "npy":
+        alone = reading.read(path, "test", How(name))
+        assert (alone.suffix, alone.own) == (0, 3)
+        assert by_id(alone.ids, alone.codes) == by_id(sent.names, sent.sids.codes)
+
+
+def spelled(row: Any, spell: Callable[[int, Any], Any]) -> Any:
+    return [spell(level, code) for level, code in enumerate(row)] if isinstance(row, list) else row
+
+
+def token(before: str = "<", after: str = ">") -> Callable[[int, Any], Any]:
+    return lambda level, code: f"{before}{'abcdefgh'[min(level, 7)]}_{code}{after}"
+
+
+def put(name: str, path: Path, ids: list[Any], sids: list[Any]) -> None:
+    """The same files written by the plainest means there are, whatever stands in them."""
+    tokens = [spelled(row, token()) for row in sids]
+    if name in ("json", "tiger", "taac", "minionerec", "lc-rec", "letter"):
+        rows = tokens if name in ("minionerec", "lc-rec", "letter") else sids
+        inside = ", ".join(f"{json.dumps(str(i))}: {json.dumps(r)}" for i, r in zip(ids, rows, strict=True))
+        path.write_text("{" + inside + "}")
+    elif name == "hf-tokens":
+        added = json.dumps(sorted({t for row in tokens if isinstance(row, list) for t in row}))
+        inside = ", ".join(f"{json.dumps(str(i))}: {json.dumps(r)}" for i, r in zip(ids, tokens, strict=True))
+        path.write_text(f'{{"added_tokens": {added}, "items": {{{inside}}}}}')
+    elif name in ("parquet", "openonerec"):
+        key, column = ("item_id", "sid") if name == "parquet" else ("pid", "codes")
+        pq.write_table(pa.table({key: ids, column: pa.array(sids)}), path)
+    elif name == "openonerec-text":
+        flat = [
+            f"<|sid_begin|>{''.join(spelled(row, token('<s_')))}<|sid_end|>" if isinstance(row, list) else row
+            for row in sids
+        ]
+        pq.write_table(pa.table({"pid": ids, "sid": flat}), path)
+    elif name == "npz":
+        np.savez(path, codes=np.array(sids), item_id=np.array(ids))
+    elif name == "npy":
+        np.save(path, np.array(sids))
+    elif name == "grid":
+        torch.save(torch.tensor(sids).T.contiguous(), path)
+    elif name == "grid-pickle":
+        rows = [{"item_id": i, "cluster_ids": s} for i, s in zip(ids, sids, strict=True)]
+        path.write_bytes(pickle.dumps(rows))
+    elif name == "liger":
+        path.write_bytes(pickle.dumps(np.array(sids)))
+    else:
+        lines = [
+            f"{i}\t{' '.join(spelled(r, token('', ''))) if isinstance(r, list) else r}"
+            for i, r in zip(ids, sids, strict=True)
+        ]
+        path.write_text("\n".join(["item_id:token\tsid:token_seq", *lines]) + "\n")
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_files_made_by_hand_are_read_without_a_manifest(tmp_path: Path, name: str) -> None:
+    form = reading.known()[name]
+    path = place(tmp_path, form)
+    put(name, path, list(range(N)), CODES.tolist())
+    table = reading.read(path, "test", How(name))
+    assert by_id(table.ids, table.codes) == by_id(None, CODES, form.first_id)
+    assert (table.base, table.suffix) == (0, 0 if name == "grid" else None)
+    by_ending = reading.by_ending(path)
+    assert by_ending is None or name == "liger" or by_ending.name in (name, "json", "parquet")
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_file_without_code_0_is_refused_with_what_to_say(tmp_path: Path, name: str) -> None:
+    form = reading.known()[name]
+    path = place(tmp_path, form)
+    put(name, path, list(range(N)), (CODES + 1).tolist())
+    with pytest.raises(DataError, match=r"has no code 0.*--base 0 if") as e:
+        reading.read(path, "test", How(name))
+    assert path.name in str(e.value)
+    assert reading.read(path, "test", How(name, base=0)).codes.tolist() == (CODES + 1).tolist()
+    if 1 in form.bases:
+        assert reading.read(path, "test", How(name, base=1)).codes.tolist() == CODES.tolist()
+    else:
+        with pytest.raises(DataError, match=f"{name} counts from 0 always"):
+            reading.read(path, "test", How(name, base=1))
+
+
+REMEDIES = ("repair", "write", "export", "give", "remove", "get the file", "expected", "save it", "say ")
+
+
+def refused(name: str, path: Path, *said: str) -> str:
+    """The error of a damaged file: it names the file and what to do."""
+    with pytest.raises(SidbenchError) as e:
+        reading.read(path, "test", How(name))
+    text = str(e.value)
+    assert path.name in text, text
+    assert any(r in text for r in REMEDIES), text
+    for part in said:
+        assert part in text, text
+    return text
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_bytes_that_are_lost_or_never_were(tmp_path: Path, name: str) -> None:
+    form = reading.known()[name]
+    path = place(tmp_path, form)
+    put(name, path, list(range(N)), CODES.tolist())
+    whole = path.read_bytes()
+    cut = whole[: len(whole) // 2 + 1]
+    cut = whole[: whole.rindex(b"\t") + 1] if name == "recbole" else cut
+    for held in (cut, b"", b"\x00\x01garbage\xff" * 9, b"\xff\xfe{"):
+        path.write_bytes(held)
+        refused(name, path)
+    path.unlink()
+    with pytest.raises(UsageError, match="there is no file"):
+        reading.read(path, "test", How(name))
+
+
+def bad_rows(kind: str) -> list[Any]:
+    """The codes with row 7 damaged."""
+    rows: list[Any] = CODES.tolist()
+    rows[7] = {
+        "negative": [1, -5, 2, 3],
+        "huge": [1, 70_000, 2, 3],
+        "vast": [1, 2**40, 2, 3],
+        "nan": [1.0, float("nan"), 2.0, 3.0],
+        "word": "word",
+        "null": None,
+        "none": [],
+        "long": list(range(20)),
+    }[kind]
+    return rows
+
+
+MATRIX = ("npz", "npy", "grid", "liger")
+
+
+@pytest.mark.parametrize("kind", ["negative", "huge", "vast", "nan", "word", "none", "long"])
+@pytest.mark.parametrize("name", BOTH)
+def test_a_damaged_row_is_named(tmp_path: Path, name: str, kind: str) -> None:
+    if name in ("parquet", "openonerec") and kind == "word":
+        kind = "null"
+    if name in MATRIX and kind in ("word", "none", "long"):
+        pytest.skip("a matrix has no such row: see test_arrays_that_are_no_codes")
+    path = place(tmp_path, reading.known()[name])
+    put(name, path, list(range(N)), bad_rows(kind))
+    refused(name, path, "column 7" if (name, kind) == ("grid", "nan") else "row 7")
+
+
+@pytest.mark.parametrize("name", [n for n in BOTH if not reading.known()[n].by_row])
+def test_an_item_that_stands_twice_or_not_at_all(tmp_path: Path, name: str) -> None:
+    path = place(tmp_path, reading.known()[name])
+    put(name, path, [3 if i == 7 else i for i in range(N)], CODES.tolist())
+    refused(name, path, "several SIDs for the same item: 3", "row 7")
+    put(name, path, list(range(N - 1)), CODES[:-1].tolist())
+    manifest.beside(path).write_text(manifest.text(format=name, base=0, items=N))
+    refused(name, path, "39 items where 40 are stated", "row 39")
+
+
+@pytest.mark.parametrize("name", MATRIX)
+@pytest.mark.parametrize("held", [CODES[0], CODES[None], CODES.astype(bool), CODES + 0.5, CODES[:, :0]])
+def test_arrays_that_are_no_codes(tmp_path: Path, name: str, held: Any) -> None:
+    path = place(tmp_path, reading.known()[name])
+    if name == "grid":
+        torch.save(torch.from_numpy(held.copy()), path)
+    elif name == "npz":
+        np.savez(path, codes=held)
+    elif name == "npy":
+        np.save(path, held)
+    else:
+        path.write_bytes(pickle.dumps(held))
+    refused(name, path)
+
+
+@pytest.mark.parametrize("name", ["json", "lc-rec", "taac", "hf-tokens"])
+def test_json_that_is_no_index(tmp_path: Path, name: str) -> None:
+    path = place(tmp_path, reading.known()[name])
+    for text in (
+        "3",
+        '"text"',
+        "[" * 99_999,
+        '{"0": {"a": 1}}',
+        '{"0": [[1], [2]]}',
+        '{"0": null}',
+        "{}",
+        "[]",
+    ):
+        path.write_text(text)
+        refused(name, path)
+
+
+@pytest.mark.parametrize("name", ["minionerec", "tiger"])
+def test_one_spelling_is_not_taken_for_the_other(tmp_path: Path, name: str) -> None:
+    other = {"minionerec": "tiger", "tiger": "minionerec"}[name]
+    path = tmp_path / "x.index.json"
+    put(other, path, list(range(N)), CODES.tolist())
+    refused(name, path, "row 0 holds", "Read it as json")
+
+
+def test_recbole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "x.item"
+    for text, said in (
+        ("item_id:token\ttitle:token\n1\ta\n", "its first line is"),
+        ("item_id:token\tsid:token_seq\n1\ta_0\n2\n", "row 1 (line 3) has 1 columns"),
+        ("item_id:token\tsid:token_seq\n1\ta_0 b_1\n2\tb_1 a_0\n", "row 1"),
+        ("item_id:token\tsid:token_seq\n", "holds no SIDs"),
+    ):
+        path.write_text(text)
+        refused("recbole", path, said)
+    with pytest.raises(UsageError, match="takes no tab"):
+        reading.write(
+            reading.known()["recbole"](), export(items=np.array([f"a\t{i}" for i in range(N)])), path
+        )
+
+
+def test_rows_of_liger_are_items_from_1(tmp_path: Path) -> None:
+    path = tmp_path / "ids.pkl"
+    liger = reading.known()["liger"]()
+    reading.write(liger, export(items=np.random.default_rng(0).permutation(N) + 1), path)
+    held = pickle.loads(path.read_bytes())
+    order = np.argsort(np.random.default_rng(0).permutation(N))
+    np.testing.assert_array_equal(held, CODES[order])
+    manifest.beside(path).unlink()
+    assert reading.read(path, "test", How("liger")).ids == [str(i) for i in range(1, N + 1)]
+
+
+def test_grid_has_a_row_for_each_level_and_a_column_for_each_item(tmp_path: Path) -> None:
+    path = tmp_path / "merged_predictions_tensor.pt"
+    sent = export()
+    reading.write(reading.known()["grid"](), sent, path)
+    held = torch.load(path, weights_only=True)
+    assert (held.dtype, tuple(held.shape)) == (torch.int64, (4, N))
+    np.testing.assert_array_equal(held.numpy()[:, sent.sids.item_ids].T, CODES)
+
+
+def test_a_small_tensor_could_stand_either_way(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save(torch.from_numpy(CODES[:9].T.copy()), path)
+    refused(
+        "grid", path, "4 x 9, which does not say whether a row is an item or a level", "--orientation levels"
+    )
+    table = reading.read(path, "test", How("grid", orientation="levels"))
+    np.testing.assert_array_equal(table.codes, CODES[:9])
+
+
+def test_a_manifest_of_another_file_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "x.index.json"
+    form = reading.known()["minionerec"]
+    reading.write(form(base=1), export(), path)
+    assert reading.read(path, "test").base == 1
+    path.write_text(path.read_text().replace("<a_", "<a_0", 1))
+    with pytest.raises(
+        DataError, match=r"is not the file that x\.index\.json\.manifest\.json describes.*export it"
+    ):
+        reading.read(path, "test")
+    for text in ("[]", '{"base": 2}', '{"sizes": [0]}', '{"suffix": 3}', '{"schema": 99}', "{"):
+        manifest.beside(path).write_text(text)
+        with pytest.raises(DataError, match="manifest"):
+            reading.read(path, "test")
+
+
+def test_what_cannot_be_written_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.json"
+    form = reading.known()["json"]
+    reading.write(form(), export(), path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def broken(self: Any, export: Any, path: Path) -> None:
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(form, "write", broken)
+    with pytest.raises(SidbenchError, match="cannot be written"):
+        reading.write(form(), export(), path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_letters_run_out_where_the_system_has_none(tmp_path: Path) -> None:
+    sids = SIDs(np.zeros((20, 6), np.int32), (2,) * 6, np.arange(20))
+    with pytest.raises(UsageError, match="letters for 5 codes"):
+        reading.write(reading.known()["lc-rec"](), Export(sids, 6), tmp_path / "x.json")
+    reading.write(reading.known()["letter"](), Export(sids, 6), tmp_path / "x.json")
+
+
+def test_added_tokens_are_tokens_of_a_real_tokenizer(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    path = tmp_path / "tokens.json"
+    reading.write(reading.known()["hf-tokens"](), export(), path)
+    held = json.loads(path.read_text())
+    assert len(held["added_tokens"]) == sum(SIZES)
+    model = tokenizers.models.WordLevel({"[UNK]": 0, "item": 1}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    assert tokenizer.add_tokens(held["added_tokens"]) == sum(SIZES)
+    for sid in held["items"].values():
+        assert tokenizer.encode("item " + "".join(sid)).tokens == ["item", *sid]
+    used = tmp_path / "used" / "tokens.json"
+    reading.write(reading.known()["hf-tokens"](tokens="used"), export(), used)
+    there = {t for sid in held["items"].values() for t in sid}
+    assert set(json.loads(used.read_text())["added_tokens"]) == there
+
+
+def test_codebooks_of_a_fitted_tokenizer(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    from sidbench import registry
+
+    x = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+    sids = SIDs(CODES, SIZES, np.arange(N))
+    for method, width in (("rq-kmeans", 8), ("rq-vae", None)):
+        cls = registry.find("tokenizer", method)
+        few = {"epochs": 1} if method == "rq-vae" else {}
+        fitted = cls(**{**cls.quick, **few, "levels": 2, "codebook_size": 16}).fit(x)
+        made = Export(sids, 4, tokenizer=fitted)
+        reading.write(reading.known()["codebooks-npz"](), made, tmp_path / "c.npz")
+        reading.write(reading.known()["codebooks-safetensors"](), made, tmp_path / "c.safetensors")
+        with np.load(tmp_path / "c.npz") as held:
+            assert list(held) == ["codebook_0", "codebook_1"]
+            assert held["codebook_0"].shape[0] == 16
+            assert width in (None, held["codebook_0"].shape[1])
+            same = load_file(tmp_path / "c.safetensors")
+            for key in held:
+                np.testing.assert_array_equal(held[key], same[key])
+    cls = registry.find("tokenizer", "lsh")
+    made = Export(sids, 4, tokenizer=cls(**cls.quick).fit(x))
+    with pytest.raises(UsageError, match="lsh has no codebooks"):
+        reading.write(reading.known()["codebooks-npz"](), made, tmp_path / "c.npz")
+
+
+def test_a_zip_that_is_no_npz(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w") as z:
+        z.writestr("codes.txt", "1 2")
+    refused("npz", path, "no array")
+    np.savez(path, other=CODES)
+    refused("npz", path, "has the arrays other")
+    np.savez(path, codes=CODES, item_id=np.arange(3))
+    refused("npz", path, "3 ids for 40 rows")
