@@ -126,15 +126,12 @@ class Cluster(Engine):
         return [resources for resources in alive if resources.get("CPU", 0) >= 1]
 
     def look(self, dead: set[str]) -> None:
-        """Say which nodes have died that had not, and who goes on."""
+        """Say which nodes have died that had not."""
         for node in self.ray.nodes():
             if not node["Alive"] and node["NodeID"] not in dead:
                 dead.add(node["NodeID"])
-                left = len(self.nodes())
-                self.warn(
-                    f"the node {node['NodeManagerAddress']} has died; what it had in hand is done again by "
-                    + (f"the {left} that live" if left else "the next that joins")
-                )
+                where = node["NodeManagerAddress"]
+                self.warn(f"the node {where} has died: what it had in hand is done again elsewhere")
 
     def device(self, asked: str) -> str:
         gpus = max((node.get("GPU", 0) for node in self.nodes()), default=0)
