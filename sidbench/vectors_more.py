@@ -129,9 +129,10 @@ def open_npz(path: Path, asked: Asked) -> Vectors:
 def open_fbin(path: Path, asked: Asked) -> Vectors:
     """Two 32-bit numbers, rows and dimensions, then float32: what nearest-neighbour benchmarks exchange."""
     with path.open("rb") as file:
-        head = np.frombuffer(file.read(8), "<u4")
-    if len(head) < 2:
-        raise DataError(f"{path}: {path.stat().st_size} bytes; expected rows and dimensions at its beginning")
+        begin = file.read(8)
+    if len(begin) < 8:
+        raise DataError(f"{path}: {len(begin)} bytes; expected rows and dimensions at its beginning")
+    head = np.frombuffer(begin, "<u4")
     rows, dim = int(head[0]), int(head[1])
     over = path.stat().st_size - 8 - rows * dim * 4
     if over > 0:

@@ -25,7 +25,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     ),
     "time": (
         "timestamp", "time", "ts", "unix_review_time", "unix_time", "event_time", "event_timestamp",
-        "created_at", "datetime", "date_time", "date", "epoch", "t_dat", "t",
+        "created_at", "datetime", "date", "epoch", "t_dat", "t",
     ),
     "items": (
         "items", "item_ids", "sequence", "item_sequence", "item_seq", "item_list", "item_id_list",

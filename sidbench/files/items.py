@@ -215,7 +215,7 @@ def open_items(
     wide = [] if inside is not None or tables.is_list(_type(schema, inside)) else numbered(names)
     if beside is not None or without_vectors:
         inside, wide = None, []
-    if beside is None and inside is not None and _is_words(schema, inside):
+    if inside is not None and _is_words(schema, inside) and not _spells_numbers(path, inside):
         inside = None  # `features` of products are words
     words = [w for role in WORDS if (w := recognise(names, role)) is not None and _is_words(schema, w)]
     words = list(dict.fromkeys([*([known["title"]] if "title" in known else []), *words]))
@@ -354,6 +354,18 @@ def _is_words(schema: pa.Schema, name: str) -> bool:
     kind = _type(schema, name)
     kind = kind.value_type if tables.is_list(kind) or pa.types.is_dictionary(kind) else kind
     return tables.is_text(kind)
+
+
+def _spells_numbers(path: Path, name: str) -> bool:
+    """Whether the first cell of a column of text is a list of numbers."""
+    for batch in tables.batches(path, [name]):
+        cells = batch.column(0).drop_null()
+        if tables.is_list(cells.type):
+            return False
+        if len(cells):
+            words = tables.split_text(cells[:1])[0].as_py()
+            return bool(words) and all(tables.NUMBER.fullmatch(w) for w in words)
+    return False
 
 
 def _as_text(column: Any) -> Any:
