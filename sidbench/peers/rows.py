@@ -105,18 +105,17 @@ def assembled(rows: Rows, users: int) -> tuple[Sequences, Published, tuple[str, 
 def _in_time(rows: Rows) -> tuple[Rows, NDArray[np.int64], int]:
     """Rows by user, oldest first, and how much of each stands in the row before.
 
-    Some files hold a user's rows latest first; the order in which more rows go on from one another is taken.
+    Some files hold a user's rows latest first; of each file the order in which more rows go on is taken.
     """
-    best = None
-    for turn in (np.arange(len(rows)), -np.arange(len(rows))):
-        ordered = rows.take(np.lexsort((turn, rows.parts, rows.users)))
-        goes_on = _goes_on(ordered)
-        if best is None or goes_on.sum() > best[1].sum():
-            best = ordered, goes_on
-        if goes_on.all():
-            break
-    assert best is not None
-    ordered, goes_on = best
+    turn = np.arange(len(rows))
+    ordered = rows.take(np.lexsort((turn, rows.parts, rows.users)))
+    goes_on = _goes_on(ordered)
+    for part in range(len(PARTS)) if not goes_on.all() else ():
+        turned = np.where(rows.parts == part, -turn, turn)
+        other = rows.take(np.lexsort((turned, rows.parts, rows.users)))
+        better = _goes_on(other)
+        if better.sum() > goes_on.sum():
+            turn, ordered, goes_on = turned, other, better
     overlap = np.where(goes_on, ordered.histories.lengths, 0)
     first = np.diff(ordered.users, prepend=-1) != 0
     overlap[first] = 0
