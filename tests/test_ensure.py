@@ -97,7 +97,8 @@ def test_what_is_stale_is_made_again(place: Path, change: str) -> None:
 @pytest.mark.parametrize("change", ["touched", "copied", "default said"])
 def test_what_only_looks_stale_is_looked_at_and_left(place: Path, change: str) -> None:
     make(place)
-    at, how = place.stat().st_mtime_ns, {}
+    at = place.stat().st_mtime_ns
+    how: dict[str, Any] = {}
     if change == "touched":
         os.utime(place.with_name("x.npy"), ns=(1, 1))
     elif change == "copied":
