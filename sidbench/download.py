@@ -352,7 +352,7 @@ def _look_at_first_bytes(file: Path, suffix: str, url: str) -> None:
 def _cannot(remote: Remote, path: Path, reason: str) -> str:
     return (
         f"cannot fetch {remote.url}: {reason}. Run the same command again to go on, or put the file by hand "
-        f"at {path}{_other_names(remote)}"
+        f"at {path}{_other_names(remote)}; {remote.published}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -19,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from sidbench import download, progress
+from sidbench.commands import loading
 from sidbench.download import Remote, check_content, downloads, fingerprint, obtain
 from sidbench.errors import DataError
 
@@ -224,7 +227,7 @@ def test_a_wrong_size_is_given_up_with_the_way_by_hand(site: Site) -> None:
     assert site.url in said
     assert str(downloads() / "file.gz") in said
     assert f"{len(CONTENT):,} of {len(CONTENT) + 7:,} bytes" in said
-    assert "(or file)" in said
+    assert "(or file); nowhere but here" in said
     # The first attempt brought new bytes; those after it did not.
     assert len(site.asked) == 1 + download.ATTEMPTS
 
@@ -399,3 +402,24 @@ def test_progress_says_how_far_and_how_fast(site: Site) -> None:
     assert all(a[0] < b[0] for a, b in itertools.pairwise(heard))
     assert heard[-1][2].keys() == {"bytes/s", "seconds left"}
     assert heard[-1][2]["seconds left"] == 0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ({}, "fetch x: 25%"),
+        ({"bytes/s": 2e6}, "fetch x: 5 MB, 2.0 MB/s"),
+        ({"bytes/s": 2e6, "seconds left": 75.2}, "fetch x: 5 of 20 MB, 2.0 MB/s, 1:15 left"),
+        ({"bytes/s": 2e6, "seconds left": 7325.0}, "fetch x: 5 of 20 MB, 2.0 MB/s, 2:02:05 left"),
+    ],
+)
+def test_a_person_reads_how_fast_and_how_long_still(numbers: dict[str, float], text: str) -> None:
+    assert loading.said("fetch x", 5e6, 2e7, numbers) == text
+
+
+def test_what_is_reported_while_loading_is_shown(site: Site) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with loading.loading(console, "loading…"):
+        obtain(remote(site))
+    assert isinstance(console.file, io.StringIO)
+    assert "loading…" in console.file.getvalue()

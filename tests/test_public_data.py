@@ -342,6 +342,30 @@ def test_nobody_has_run_the_real_downloads(name: str) -> None:
         assert remote.url.startswith("http") or name == "yelp"
 
 
+def test_checking_all_plugins_fetches_nothing() -> None:
+    from sidbench.commands.plugins import _checkable
+
+    found = _checkable()
+    assert "synthetic" in found
+    assert not {*NAMES, "folder"} & set(found)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_list_says_what_nobody_has_run(as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    from sidbench.commands.plugins import list_
+
+    list_("datasets", as_json=as_json)
+    out = capsys.readouterr().out
+    if as_json:
+        said = {d["name"]: d["verified"] for d in json.loads(out)["datasets"]}
+        assert said["synthetic"] is True
+        assert not any(said[name] for name in NAMES)
+    else:
+        lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ") and line.split()}
+        assert all("(verified: no)" in lines[name] for name in NAMES)
+        assert "verified" not in lines["synthetic"]
+
+
 def test_one_dataset_meets_the_checks_of_all(folder: Path) -> None:
     movielens(folder, "1m", True)
     check_dataset(registry.find("dataset", "movielens"), files=folder, statistics="note")

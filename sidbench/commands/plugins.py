@@ -64,12 +64,24 @@ def list_(kind: str | None, *, as_json: bool) -> int:
 
 
 def params(name: str, *, as_json: bool) -> int:
-    """Every parameter of one plugin in a line: default, what it does, what it takes."""
-    cls, defaults = _named(name)
-    entries = [{**p, "default": defaults.get(p["name"], p["default"])} for p in _parameters(cls)]
+    """Every parameter of one plugin in a line: default, what it does, what it takes.
+
+    A dataset and a format may have one name, that of the system whose files they are: then both are told.
+    """
+    named = _named(name)
+    told = []
+    for cls, defaults in named:
+        entries = [{**p, "default": defaults.get(p["name"], p["default"])} for p in _parameters(cls)]
+        if as_json:
+            told.append({"name": name, "kind": cls.kind, "summary": cls.summary(), "parameters": entries})
+        else:
+            _print_params(name, cls, entries)
     if as_json:
-        _write(json.dumps({"name": name, "summary": cls.summary(), "parameters": entries}, indent=2))
-        return 0
+        _write(json.dumps(told[0] if len(told) == 1 else told, indent=2))
+    return 0
+
+
+def _print_params(name: str, cls: type[Plugin], entries: list[dict[str, Any]]) -> None:
     console = Console(highlight=False)
     console.print(f"[bold cyan]{escape(name)}[/bold cyan]  {escape(cls.summary())}")
     if paper := getattr(cls, "paper", ""):
@@ -93,22 +105,25 @@ def params(name: str, *, as_json: bool) -> int:
         console.print(table)
     example = next((p for p in entries if p["of"] == cls.__name__ and not p["required"]), None)
     if example is not None:
-        console.print(f"\n[dim]sidbench run --set {escape(name)}.{example['name']}={_toml(example)}[/dim]")
-    return 0
+        line = f"{example['name']}={_toml(example)}"
+        how = f"export … --to {name} --set {line}" if cls.kind == "format" else f"run --set {name}.{line}"
+        console.print(f"\n[dim]sidbench {escape(how)}[/dim]")
 
 
-def _named(name: str) -> tuple[type[Plugin], dict[str, Any]]:
-    """The class of a name of any kind, or the decoder with a preset's values."""
+def _named(name: str) -> list[tuple[type[Plugin], dict[str, Any]]]:
+    """The classes of a name of any kind, or the decoder with a preset's values."""
     if name == "decoder":
-        return Decoder, {}
+        return [(Decoder, {})]
     if name in Decoder.presets:
-        return Decoder, Decoder.presets[name]
+        return [(Decoder, Decoder.presets[name])]
     if name in PROTOCOLS:
-        return PROTOCOLS[name], {}
-    everything = {n: cls for kind in KINDS.values() for n, cls in registry.plugins(kind).items()}
-    if name not in everything:
+        return [(PROTOCOLS[name], {})]
+    by_kind = [registry.plugins(kind) for kind in KINDS.values()]
+    found = [(known[name], {}) for known in by_kind if name in known]
+    if not found:
+        everything = [n for known in by_kind for n in known]
         raise unknown("plugin", name, [*everything, "decoder", *Decoder.presets, *PROTOCOLS])
-    return everything[name], {}
+    return found
 
 
 def _toml(entry: dict[str, Any]) -> str:
@@ -276,8 +291,13 @@ def _own_value(name: str, text: str) -> tuple[str, Any]:
 
 
 def _checkable() -> list[str]:
-    """Every plugin that has checks and needs no path."""
-    return [*registry.tokenizers(), *registry.resolvers(), *(n for n in registry.datasets() if n != "folder")]
+    """Every plugin that has checks and needs no file (a dataset that can read one also fetches it)."""
+    own = [
+        name
+        for name, cls in registry.datasets().items()
+        if not any("Path" in p["type"] for p in _parameters(cls))
+    ]
+    return [*registry.tokenizers(), *registry.resolvers(), *own]
 
 
 def _subject(label: str, values: dict[str, Any]) -> tuple[type[Plugin] | Plugin, dict[str, Any]]:

@@ -18,6 +18,7 @@ from rich.text import Text
 from sidbench.bench import Task
 from sidbench.budget import Budget
 from sidbench.callbacks import Callbacks
+from sidbench.commands.loading import loading
 from sidbench.commands.results import readable, write_board
 from sidbench.decoder import Decoder
 from sidbench.decoder.together import joined
@@ -50,7 +51,7 @@ def run(settings: Settings, *, redo: bool, dry_run: bool, as_json: bool, command
 def _run(settings: Settings, engine: Engine, redo: bool, dry_run: bool, as_json: bool, command: str) -> int:
     # With --json standard output is for the script: what a person watches goes to standard error.
     console = Console(stderr=as_json, highlight=False)
-    with console.status("loading plugins and data…"):
+    with loading(console, "loading plugins and data…"):
         plan = make_plan(settings, redo=redo, dry=dry_run, engine=engine)
     _introduce(plan, settings, console)
     if dry_run:
