@@ -106,7 +106,11 @@ def _print_params(name: str, cls: type[Plugin], entries: list[dict[str, Any]]) -
     example = next((p for p in entries if p["of"] == cls.__name__ and not p["required"]), None)
     if example is not None:
         line = f"{example['name']}={_toml(example)}"
-        how = f"export … --to {name} --set {line}" if cls.kind == "format" else f"run --set {name}.{line}"
+        ways = {
+            "format": f"export … --to {name} --set {line}",
+            "dataset": f"run --dataset {name} --set dataset.{line}",
+        }
+        how = ways.get(cls.kind, f"run --set {name}.{line}")
         console.print(f"\n[dim]sidbench {escape(how)}[/dim]")
 
 
