@@ -14,6 +14,7 @@ from sidbench.decoder import Decoder
 from sidbench.engines import Engine, Local
 from sidbench.errors import UsageError, unknown
 from sidbench.logger import Logger
+from sidbench.origins import advice
 from sidbench.plugin import P, Plugin, configure, parameter_types, required
 from sidbench.protocol import PROTOCOLS, make_protocol
 from sidbench.record import RunRecord, Store
@@ -201,9 +202,9 @@ def _check_set(settings: Settings, plugins: dict[str, type[Plugin]]) -> None:
             shared = [k for k in parameter_types(Tokenizer) if k not in ("seed", "device")]
             for key in values:
                 if key not in shared:
-                    raise UsageError(
-                        f"--set all.{key}: {unknown('parameter of every tokenizer', key, shared)}"
-                    )
+                    said = unknown("parameter of every tokenizer", key, shared)
+                    elsewhere = advice("every tokenizer", key, shared)
+                    raise UsageError(f"--set all.{key}: {elsewhere or said}")
         else:
             configure(Decoder if target == "decoder" else plugins[name], values)
 

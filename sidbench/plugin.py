@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import re
 from functools import cache
@@ -110,9 +111,10 @@ def configure(cls: type[P], values: dict[str, Any]) -> P:
         if key not in known:
             if not known:
                 raise UsageError(f"{cls.name} has no parameters; leave out {cls.name}.{key}")
-            raise UsageError(
-                f"{cls.name} has no parameter {key!r}{nearest(key, known)} Known: {', '.join(known)}."
-            )
+            # By name: what other systems call things decides no result, so it is in no record's code.
+            elsewhere = importlib.import_module("sidbench.origins").advice(cls.name, key, known)
+            hint = f"; {elsewhere}." if elsewhere else nearest(key, known)
+            raise UsageError(f"{cls.name} has no parameter {key!r}{hint} Known: {', '.join(known)}.")
     missing = [name for name in required(cls) if name not in values]
     if missing:
         raise UsageError(

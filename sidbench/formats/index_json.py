@@ -37,6 +37,7 @@ class Json(Format):
     """SIDs as JSON: a list of integers or tokens an item, by id or as rows."""
 
     name = "json"
+    group = "The index's"
     system = "any"
     file = "sids.json"
     endings: ClassVar[tuple[str, ...]] = (".json",)
