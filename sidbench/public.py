@@ -27,6 +27,7 @@ from sidbench.embed import vectors_for
 from sidbench.errors import DataError, UsageError
 from sidbench.files.ids import as_numpy
 from sidbench.prepare import Log, Mask, Steps
+from sidbench.vectors import open_vectors
 
 #: A date as text; TOML's own dates are taken too.
 Moment = Annotated[str, BeforeValidator(lambda v: v.isoformat() if isinstance(v, date) else v)]
@@ -87,7 +88,7 @@ class Public(Dataset):
     history: Annotated[int, Field(ge=0)] = 20
     #: What is said of an item, as text for embeddings; names of fields in braces.
     text: str = "{title}"
-    #: Where vectors come from: tfidf, collaborative, sentence-transformers/NAME, or a file of vectors.
+    #: Where vectors come from: tfidf, collaborative, sentence-transformers/NAME, or a file with ids.
     embedding: str = "tfidf"
     #: Numbers in the vectors that are none (NaN, infinite): an error, or zeros, counted.
     nan: Literal["error", "zero"] = "error"
@@ -137,13 +138,18 @@ class Public(Dataset):
         prepared = kept.sequences(catalogue=log)
         about, notes = self._about(files["items"], prepared.item_ids)
         texts = filled(self.text, about)
-        x, facts = vectors_for(
-            self.embedding,
-            texts=texts,
-            sequences=prepared.sequences,
-            items=len(prepared.item_ids),
-            where=f"dataset {self.label()!r}",
-        )
+        own = Path(self.embedding).expanduser()
+        if own.is_file():
+            x, said = by_id(own, prepared.item_ids), ()
+        else:
+            x, facts = vectors_for(
+                self.embedding,
+                texts=texts,
+                sequences=prepared.sequences,
+                items=len(prepared.item_ids),
+                where=f"dataset {self.label()!r}",
+            )
+            said = tuple(facts.get("notes", ()))
         x, odd = self._finite(x, prepared.item_ids)
         return Corpus(
             name=self.label(),
@@ -153,7 +159,7 @@ class Public(Dataset):
             user_ids=as_numpy(prepared.user_ids),
             titles=as_numpy(about.column("title")),
             times=prepared.times,
-            notes=(*prepared.notes, *notes, *facts.get("notes", ()), *odd),
+            notes=(*prepared.notes, *notes, *said, *odd),
         )
 
     # -------------------------------------------------------------------------------------- the log
@@ -286,6 +292,34 @@ class Public(Dataset):
                 "with room that can be written"
             ) from None
         return table
+
+
+def by_id(path: Path, ids: pa.Array) -> Embeddings:
+    """Vectors of these items from a file that says whose each row is.
+
+    A row's number would not do: which items there are, and in which order, follows from the steps.
+    """
+    vectors = open_vectors(path)
+    theirs = vectors.ids(0, vectors.rows)
+    if theirs is None:
+        raise DataError(
+            f"{path}: rows of vectors have no ids, and which items there are follows from the steps; write a "
+            "parquet file with columns `item` and `embedding`"
+        )
+    known = theirs.combine_chunks() if isinstance(theirs, pa.ChunkedArray) else theirs
+    rows = pc.index_in(ids.cast(pa.string()), value_set=known.cast(pa.string()))
+    if rows.null_count:
+        first = ids[int(np.asarray(rows.is_null()).argmax())].as_py()
+        raise DataError(
+            f"{path} has vectors of {len(known):,} items, but not of {rows.null_count:,} of these "
+            f"{len(ids):,}, first {first!r}; add them"
+        )
+    at = np.asarray(rows, dtype=np.int64)
+    x = np.empty((len(ids), vectors.dim), np.float32)
+    for start, piece in vectors.pieces(max(1, 16_000_000 // vectors.dim)):
+        here = np.flatnonzero((at >= start) & (at < start + len(piece)))
+        x[here] = piece[at[here] - start]
+    return x
 
 
 def to_table(log: Log) -> pa.Table:

@@ -524,6 +524,21 @@ def test_numbers_that_are_none_are_an_error_or_zeros(folder: Path, monkeypatch: 
     assert "from nowhere" in corpus.notes
 
 
+def test_vectors_of_ones_own_are_joined_by_id(folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.parquet"
+    ids = np.random.default_rng(0).permutation(12)  # more than there are, in another order
+    table = pa.table({"item": ids, "embedding": [[float(i), 1.0] for i in ids]})
+    pq.write_table(table, own, row_group_size=5)
+    corpus = load("1m zip", folder, embedding=str(own))
+    assert corpus.embeddings[:, 0].astype(int).tolist() == corpus.item_ids.tolist()
+    pq.write_table(table.filter(pa.array(ids != corpus.item_ids[1])), own)
+    with pytest.raises(DataError, match=rf"not of 1 of these 6, first {corpus.item_ids[1]}"):
+        load("1m zip", folder, embedding=str(own))
+    np.save(tmp_path / "own.npy", corpus.embeddings)
+    with pytest.raises(DataError, match="have no ids"):
+        load("1m zip", folder, embedding=str(tmp_path / "own.npy"))
+
+
 # ------------------------------------------------------------------------------------------ cache
 
 
