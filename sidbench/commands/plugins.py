@@ -123,7 +123,7 @@ def _named(name: str) -> list[tuple[type[Plugin], dict[str, Any]]]:
     if name in PROTOCOLS:
         return [(PROTOCOLS[name], {})]
     by_kind = [registry.plugins(kind) for kind in KINDS.values()]
-    found = [(known[name], {}) for known in by_kind if name in known]
+    found: list[tuple[type[Plugin], dict[str, Any]]] = [(k[name], {}) for k in by_kind if name in k]
     if not found:
         everything = [n for known in by_kind for n in known]
         raise unknown("plugin", name, [*everything, "decoder", *Decoder.presets, *PROTOCOLS])
