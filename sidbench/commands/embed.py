@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from sidbench import progress
+from sidbench.commands.watch import watching
 from sidbench.embed import job, model, sources
 from sidbench.errors import UsageError
 
@@ -218,38 +218,11 @@ def shown(quiet: bool) -> Iterator[None]:
     if quiet:
         yield
     elif console.is_terminal and not console.is_dumb_terminal:
-        with _Bar(console) as bar, progress.listening(bar.report):
+        with watching(console):
             yield
     else:
         with progress.listening(_Lines(console).report):
             yield
-
-
-class _Bar:
-    """One line that stays until all is done."""
-
-    def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
-        self.progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-        self.rate, self.stage = progress.Rate(), ""
-        self.task: TaskID | None = None
-
-    def __enter__(self) -> _Bar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def report(self, stage: str, done: float, total: float, numbers: dict[str, float]) -> None:
-        if stage != self.stage:
-            if self.task is not None:
-                self.progress.remove_task(self.task)
-            self.stage, self.rate = stage, progress.Rate()
-            self.task = self.progress.add_task(stage, total=total, said="")
-        self.rate.add(done)
-        assert self.task is not None
-        self.progress.update(self.task, completed=done, said=rate_said(self.rate, done, total))
 
 
 class _Lines:

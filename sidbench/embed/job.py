@@ -245,7 +245,7 @@ def _pieces(
             raise DataError("some numbers do not fit float16; leave out --dtype float16, or --no-normalize")
         zeros.count += int((~y.any(axis=1)).sum())
         yield y
-        report("writing", stop, n)
+        report("write", stop, n)
 
 
 def _held(place: Place, key: str, redo: bool) -> dict[str, Any] | None:

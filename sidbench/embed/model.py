@@ -74,9 +74,11 @@ class Machines:
 
     def places(self) -> list[str]:
         """A device for every process."""
-        import torch
+        gpus = 0
+        if self.device == "auto" or self.device.startswith("cuda"):
+            import torch
 
-        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if self.device == "auto":
             devices = [f"cuda:{i}" for i in range(gpus)] or ["cpu"]
         elif self.device == "cuda" or self.device.startswith("cuda:"):
@@ -175,7 +177,7 @@ def encode(texts: pa.Array, encoder: Encoder, work: Path, machines: Machines | N
     shards = -(-len(order) // SHARD)
     work.mkdir(parents=True, exist_ok=True)
     todo = [i for i in range(shards) if not shard_file(work, i).is_file()]
-    report("reading texts", len(order) - sum(_size(order, i) for i in todo), len(order))
+    report("embed", len(order) - sum(_size(order, i) for i in todo), len(order))
     if todo:
         _run(distinct.take(pa.array(order)), todo, encoder, work, (machines or Machines()).places())
     parts = [np.load(shard_file(work, i), allow_pickle=False) for i in range(shards)]
@@ -199,7 +201,7 @@ def _run(texts: pa.Array, todo: list[int], encoder: Encoder, work: Path, places:
     if len(places) == 1:
         for count in _shards(texts, todo, encoder, work, places[0], 0):
             done += count
-            report("reading texts", done, len(texts))
+            report("embed", done, len(texts))
         return
     spread = multiprocessing.get_context("spawn")
     pipes: dict[Connection, Any] = {}
@@ -235,7 +237,7 @@ def _run(texts: pa.Array, todo: list[int], encoder: Encoder, work: Path, places:
                 if isinstance(said, str):
                     raise DataError(said)
                 done += said
-                report("reading texts", done, len(texts))
+                report("embed", done, len(texts))
     finally:
         for process in pipes.values():
             process.terminate()

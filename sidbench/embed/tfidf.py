@@ -94,7 +94,7 @@ class Tfidf:
         for start in range(0, len(texts), BLOCK):
             some = texts.slice(start, BLOCK)
             out[start : start + len(some)] = unit(np.asarray(self._weighted(some) @ self.axes))
-            report("projecting texts", start + len(some), len(texts))
+            report("embed", start + len(some), len(texts))
         return out
 
     def facts(self) -> dict[str, Any]:
