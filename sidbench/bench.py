@@ -29,6 +29,7 @@ from sidbench.dataset import Corpus, Dataset, Embeddings, Sequences, some_rows
 from sidbench.decoder import Decoder
 from sidbench.decoder.ranks import ranks
 from sidbench.errors import ContractError, RanksError, SidbenchError, StorageError, UsageError
+from sidbench.kit.device import noting
 from sidbench.plugin import P, Plugin
 from sidbench.protocol import Split, Targets
 from sidbench.ranking import Ranking
@@ -256,7 +257,10 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
 
     # What was cut off goes on from its last checkpoint; by other code it starts anew.
     unfinished = store.unfinished(key) / task.code()
-    codes, again = _codes(tokenizer, bench, run, unfinished)
+    with noting() as ran_on:
+        codes, again = _codes(tokenizer, bench, run, unfinished)
+    if ran_on:  # a device, by one of several ways that give the same codes
+        run.facts["ran_on"] = ran_on
     manifest = {
         "method": key["method"],
         "params": key["params"],

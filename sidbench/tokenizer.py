@@ -21,7 +21,7 @@ from sidbench.plugin import Plugin
 from sidbench.sids import Codes, check_codes
 
 #: What a run states of itself in a record's facts: a tokenizer's own have other names.
-RUN_FACTS = {"sizes", "sid_sizes", "floor", "encode_chunk", "beam", "decoder", "resolver", "notes"}
+RUN_FACTS = {"sizes", "sid_sizes", "floor", "encode_chunk", "ran_on", "beam", "decoder", "resolver", "notes"}
 
 Size = Annotated[int, Field(ge=1, le=65_536)]
 T = TypeVar("T", bound="Tokenizer")

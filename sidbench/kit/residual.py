@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sidbench.errors import DataError, UsageError
 from sidbench.kit import beam as beams
+from sidbench.kit import fused
 from sidbench.kit.device import tensor
 from sidbench.kit.nearest import Codewords, Floats, Index, Searcher, first_of_each
 from sidbench.kit.rows import mean_row, to_one
@@ -249,7 +250,7 @@ def _on_device(device: torch.device) -> Callable[[Floats, list[Codewords], bool]
     """Greedy codes by a device; the few rows that rounding leaves in doubt there are decided here."""
 
     def greedy(x: Floats, words: list[Codewords], normalize: bool) -> Codes:
-        codes, doubt = beams.propose(x, words, 1, device, normalize)
+        codes, doubt = fused.propose(x, words, device, normalize)
         doubtful = np.flatnonzero(doubt)
         if len(doubtful):
             codes[doubtful] = _on_cores(x[doubtful], words, normalize)
