@@ -156,10 +156,10 @@ def _params(plugin: Plugin) -> dict[str, Any]:
 
 
 def _origin(dataset: Dataset | None) -> dict[str, Any]:
-    """The dataset plugin and its parameters; not those that say where on this machine the data lie."""
+    """The dataset plugin and what decides of its parameters; not where on this machine the data lie."""
     if dataset is None:
         return {"plugin": None, "params": {}}
-    own = {k: v for k, v in dataset.params().items() if not isinstance(v, Path)}
+    own = {k: v for k, v in dataset.deciding().items() if not isinstance(v, Path)}
     params = {k: _plain(v, f"{dataset.name}.{k}") for k, v in own.items()}
     return {
         "plugin": dataset.name,
