@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ def read_tensor(path: Path) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 safe.check_zip(archive, path)
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old protocols: what cannot be read is told below
+            held = torch.load(path, map_location="cpu", weights_only=True)
     except DataError:
         raise
     except pickle.UnpicklingError as e:
