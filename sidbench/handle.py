@@ -82,13 +82,14 @@ class Handle:
 
     def extended(self, x: Any, item_ids: Any) -> Handle:
         """The same run with new items after the old ones, whose SIDs stay; the resolver keeps them apart."""
+        resolver = self.resolver
         x, ids = as_embeddings(x, "extended"), self._like(np.asarray(item_ids))
         if len(ids) != len(x):
             raise UsageError(f"{len(ids):,} item ids for {len(x):,} vectors; every item needs both")
         if len(np.unique(ids)) < len(ids):
             raise DataError("some of the new item ids stand twice; every item has one SID")
-        both = self.resolver.replace().extend(self.sids, self.encode(x), ids, self.tokenizer, x)
-        return replace(self, resolver_=self.resolver, _sids=both)
+        both = resolver.replace().extend(self.sids, self.encode(x), ids, self.tokenizer, x)
+        return replace(self, resolver_=resolver, _sids=both)
 
     def extend(self, x: Any, item_ids: Any) -> SIDs:
         """SIDs of new items, unique beside the catalogue's as far as the resolver can."""
@@ -121,6 +122,7 @@ class Handle:
         none.
         """
         asked = np.asarray(sid)
+        asked = asked.astype(np.int64) if not asked.size else asked
         if asked.dtype.kind not in "iu" or asked.ndim not in (1, 2) or asked.shape[-1] > self.sids.levels:
             raise UsageError(
                 f"a SID is up to {self.sids.levels} codes, such as {self.sids.codes[0].tolist()}; given "
