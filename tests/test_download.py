@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gzip
 import hashlib
 import io
@@ -358,6 +359,33 @@ def test_two_at_once_fetch_once(site: Site) -> None:
         t.join()
     assert len(found) == 2
     assert len(site.asked) == 1
+
+
+def test_one_waits_while_another_process_fetches(site: Site) -> None:
+    """Locks of processes are of open files: one that is held here counts as another process's."""
+    downloads().mkdir(parents=True)
+    waits, done = threading.Event(), threading.Event()
+
+    def listen(stage: str, *_: object) -> None:
+        if stage.startswith("wait for another process"):
+            waits.set()
+
+    def fetch() -> None:
+        with progress.listening(listen):
+            obtain(remote(site))
+        done.set()
+
+    with (downloads() / "file.gz.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=fetch)
+        thread.start()
+        assert waits.wait(10)
+        assert site.asked == []
+        # The other one has finished meanwhile: its file is taken.
+        (downloads() / "file.gz").write_bytes(CONTENT)
+    thread.join(10)
+    assert done.is_set()
+    assert site.asked == []
 
 
 def test_a_full_disk_is_said_and_what_came_is_kept(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
