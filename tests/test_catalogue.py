@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +258,13 @@ def test_a_row_that_is_no_number_is_named(tmp_path: Path, model: Path, source: S
         encode(model, source, tmp_path / "x.parquet", shard_rows=500)
     np.save(source.path, X)
     assert encode(model, source, tmp_path / "x.parquet", shard_rows=500).rows <= ROWS
+
+
+def test_an_id_that_stands_twice_is_named(tmp_path: Path, model: Path, source: Source) -> None:
+    for ids in (np.arange(ROWS) % 2999, np.array([f"i{n % 2999}" for n in range(ROWS)])):
+        np.save(tmp_path / "ids.npy", ids)
+        with pytest.raises(DataError, match=r"1 ids stand .* such as '?i?0'? in rows 0 and 2,999"):
+            encode(model, replace(source, ids=str(tmp_path / "ids.npy")), tmp_path / "x.parquet")
 
 
 def test_a_resolver_is_the_last_step(tmp_path: Path, model: Path, source: Source) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sidbench import __version__, provenance, registry
 from sidbench.catalogue.files import (
@@ -148,6 +149,8 @@ def _encode(job: Job, vectors: Vectors, place: Place, resolver: Resolver | None,
     done = _finished(job, vectors, place, about, before, encoded)
     if done is None:
         return encoded
+    if not done:
+        check_ids(vectors)
     todo = [i for i in range(job.shards) if i not in done]
     rows = sum(stop - start for start, stop in (job.bounds(i) for i in done))
     held = {**about, "complete": False, "input_files": before, "shards": _entries(done)}
@@ -167,6 +170,23 @@ def _encode(job: Job, vectors: Vectors, place: Place, resolver: Resolver | None,
         )
     encoded.manifest = _complete(job, vectors, place, resolver, held)
     return encoded
+
+
+def check_ids(vectors: Vectors, step: int = 1 << 20) -> None:
+    """Two rows of one id would be two SIDs of one item."""
+    if vectors.ids(0, 1) is None:
+        return
+    spans = ((at, min(at + step, vectors.rows)) for at in range(0, vectors.rows, step))
+    ids = pa.chunked_array([vectors.ids(*span) for span in spans])
+    if (distinct := pc.count_distinct(ids).as_py()) == len(ids):
+        return
+    counts = pc.value_counts(ids)
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")[0].as_py()
+    rows = np.flatnonzero(pc.equal(ids, pa.scalar(twice, ids.type)).to_numpy())[:2]
+    raise DataError(
+        f"{vectors.path}: {len(ids) - distinct:,} ids stand for more than one row, such as {twice!r} in rows "
+        f"{rows[0]:,} and {rows[1]:,}; give every item one row"
+    )
 
 
 def _about(job: Job, vectors: Vectors, place: Place, resolver: Resolver | None) -> dict[str, Any]:
