@@ -23,6 +23,10 @@ Embeddings = NDArray[np.float32]
 Ints = NDArray[np.integer[Any]]
 
 
+#: Rows of a map on disk that are read at once where they lie far from each other.
+SCATTERED = 64
+
+
 @dataclass(frozen=True, eq=False)
 class Sequences:
     """Ragged rows of item numbers: `items[offsets[u]:offsets[u + 1]]` is row u, oldest first."""
@@ -239,9 +243,9 @@ def some_rows(x: Embeddings, rows: Ints, key: str) -> Embeddings:
         return x[rows]
 
     def fill(out: Embeddings) -> None:
-        step = max(1, 4_000_000 // x.shape[1])
-        for start in range(0, len(rows), step):
-            out[start : start + step] = x[rows[start : start + step]]
+        # Few at a time: with every row that is touched the system maps what lies around it, too.
+        for start in range(0, len(rows), SCATTERED):
+            out[start : start + SCATTERED] = x[rows[start : start + SCATTERED]]
             forget(out)
             forget(x)
 
