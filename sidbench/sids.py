@@ -16,6 +16,7 @@ from sidbench.errors import DataError
 Codes = NDArray[np.int32]
 SCHEMA = 1
 FILES = ("sids.parquet", "manifest.json")
+TEXTS = 1 << 18  # ids that are Python objects at one time
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ class SIDs:
             table = pq.read_table(folder / "sids.parquet")
             sid = table.column("sid").combine_chunks()
             codes = sid.flatten().to_numpy(zero_copy_only=False).reshape(len(sid), -1)
-            ids = table.column("item_id").to_numpy()
+            ids = _ids(table.column("item_id"))
             sizes = tuple(int(s) for s in manifest["sizes"])
             if manifest["schema"] > SCHEMA:
                 raise DataError(
@@ -100,8 +101,6 @@ class SIDs:
             raise DataError(f"the SIDs in {folder} cannot be read ({e}); run the method again") from None
         known = {"schema", "items", "levels", "sizes", "base", "beyond_end", "resolver"}
         rest = {k: v for k, v in manifest.items() if k not in known}
-        # Text comes back as Python objects, whatever its width was.
-        ids = ids.astype(np.str_) if ids.dtype == object else ids
         return cls(codes, sizes, ids, manifest.get("resolver", ""), rest)
 
     @staticmethod
@@ -114,6 +113,20 @@ class SIDs:
         return np.array(
             pq.read_table(folder / "sids.parquet", columns=["title"])["title"].to_pylist(), dtype=np.str_
         )
+
+
+def _ids(column: Any) -> NDArray[Any]:
+    """Item ids as an array: text a chunk at a time, as it would pass through Python objects all at once."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)) or column.null_count:
+        ids: NDArray[Any] = column.to_numpy()
+        return ids.astype(np.str_) if ids.dtype == object else ids
+    ids = np.empty(len(column), dtype=f"<U{pc.max(pc.utf8_length(column)).as_py() or 1}")
+    for at in range(0, len(ids), TEXTS):
+        ids[at : at + TEXTS] = column.slice(at, TEXTS).to_numpy()
+    return ids
 
 
 def check_codes(codes: Any, sizes: tuple[int, ...], where: str, *, variable: bool = False) -> Codes:

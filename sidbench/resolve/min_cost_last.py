@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,20 +31,48 @@ class MinCostLast(Mover):
         shelves = Shelves(places, crowd, places.own_costs(crowd))
         for which, shelf in shelves.pieces(whole=True):
             taken = shelves.counts(which)
-            ends = np.append(0, np.cumsum(np.bincount(shelf)))
-            problems = [
-                _Problem(places.codes[which[a:b], -1], taken[s]) for s, (a, b) in enumerate(pairwise(ends))
-            ]
-            asked = np.concatenate([a + p.rows for a, p in zip(ends[:-1], problems, strict=True)])
-            costs = np.empty((len(asked), taken.shape[1]), dtype=np.float32)
-            for piece in places.pieces(len(asked), taken.shape[1]):
-                some = which[asked[piece]]
-                costs[piece] = places.costs(some, places.codes[some, :-1])
-            at = 0
-            for a, p in zip(ends[:-1], problems, strict=True):
-                moves, codes = p.solve(costs[at : at + len(p.rows)])
-                places.codes[which[a + p.rows[moves]], -1] = codes
-                at += len(p.rows)
+            size = np.bincount(shelf)
+            begin = np.cumsum(size) - size
+            # Most prefixes have two items on one code and no more to decide: all of these at once.
+            own = places.codes[which, -1]
+            pair = size == 2
+            a = begin[pair]
+            alone = (own[a] == own[a + 1]) & (taken[pair, own[a]] == 2)
+            pair[pair] = alone & (taken[pair] == 0).any(axis=1)
+            _part(places, which[begin[pair, None] + [0, 1]], taken[pair])
+            rest = np.flatnonzero(~pair)
+            _assign(
+                places, [which[b : b + n] for b, n in zip(begin[rest], size[rest], strict=True)], taken[rest]
+            )
+
+
+def _part(places: Places, pairs: Index, taken: Index) -> None:
+    """Of two items on one code, the one that loses less by it moves to the free code where it loses least."""
+    if not len(pairs):
+        return
+    which = pairs.ravel()
+    prefix, own = places.codes[which, :-1], places.codes[which, -1]
+    loss = places.costs(which, prefix).astype(np.float64)
+    loss -= loss[np.arange(len(which)), own][:, None]
+    loss = np.where(taken[:, None] == 0, loss.reshape(len(pairs), 2, -1), np.inf).reshape(len(pairs), -1)
+    item, code = np.divmod(loss.argmin(axis=1), taken.shape[1])
+    places.codes[pairs[np.arange(len(pairs)), item], -1] = code
+
+
+def _assign(places: Places, items: list[Index], taken: Index) -> None:
+    """The items of each prefix by an assignment problem of their own."""
+    problems = [_Problem(places.codes[which, -1], counts) for which, counts in zip(items, taken, strict=True)]
+    if not problems:
+        return
+    asked = np.concatenate([which[p.rows] for which, p in zip(items, problems, strict=True)])
+    costs = np.empty((len(asked), taken.shape[1]), dtype=np.float32)
+    for piece in places.pieces(len(asked), taken.shape[1]):
+        costs[piece] = places.costs(asked[piece], places.codes[asked[piece], :-1])
+    at = 0
+    for which, p in zip(items, problems, strict=True):
+        moves, codes = p.solve(costs[at : at + len(p.rows)])
+        places.codes[which[p.rows[moves]], -1] = codes
+        at += len(p.rows)
 
 
 class _Problem:

@@ -22,6 +22,7 @@ from measured import mapped, measured, world
 
 ROOT = Path(__file__).parents[2]
 DIMENSIONS, LEVELS, CODES, USERS = 32, 4, 256, 256
+HEIGHT = 300  # of the picture
 MOST = 10_000_000
 #: Stage: (method, parameters, the most items that it is measured on, what the table says of it).
 STAGES: dict[str, tuple[str, dict[str, Any], int, str]] = {
@@ -187,7 +188,7 @@ def _short(n: int) -> str:
 
 def picture(data: dict[str, Any]) -> str:
     """Seconds by items, both in powers of ten, and a line along which cost is in proportion."""
-    from sidbench.report.drawing import DASHES, HUES, INK, MUTED, Figure, chart
+    from sidbench.report.drawing import DASHES, HUES, INK, MUTED, Figure, chart, spread
 
     shown = ["fit", "fit all", "encode", "nearest-free", "suffix", "write", "tree"]
     points = [p for p in data["measured"] if p["stage"] in shown and p["seconds"] > 0]
@@ -217,7 +218,12 @@ def picture(data: dict[str, Any]) -> str:
             axis=alt.Axis(values=[10.0**e for e in powers], format="~g"),
         )
         colour = alt.Color("stage:N", scale=alt.Scale(domain=order, range=list(HUES)), legend=None)
-        names = [last[s] for s in order]
+        across = math.log(bounds[1] / bounds[0])
+        wanted = [HEIGHT * math.log(bounds[1] / last[s]["seconds"]) / across for s in order]
+        names = [
+            last[s] | {"seconds": bounds[1] * math.exp(-across * at / HEIGHT)}
+            for s, at in zip(order, spread(wanted, 13, HEIGHT), strict=True)
+        ]
         return alt.layer(
             chart(guide).mark_line(color=MUTED, strokeDash=list(DASHES[1]), strokeWidth=1).encode(x=x, y=y),
             chart(rows).mark_line(strokeWidth=1.6).encode(x=x, y=y, color=colour),
@@ -225,7 +231,7 @@ def picture(data: dict[str, Any]) -> str:
             chart(names)
             .mark_text(align="left", dx=7, baseline="middle", color=INK)
             .encode(x=x, y=y, text="stage:N"),
-        ).properties(width=360, height=300)
+        ).properties(width=360, height=HEIGHT)
 
     caption = (
         "Seconds on two cores by the number of items, 32 dimensions, 4 x 256 codes. Dashed: in proportion to "
