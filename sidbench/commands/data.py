@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +19,7 @@ from sidbench.dataset import Corpus
 from sidbench.errors import DataError, UsageError
 from sidbench.files.columns import Columns
 from sidbench.files.events import FEWEST
+from sidbench.files.ids import as_numpy
 from sidbench.files.items import Items
 from sidbench.files.reading import Sources, event_facts, moment
 from sidbench.files.survey import Held, Survey, survey
@@ -119,7 +121,7 @@ def _items(sources: Sources, found: Found) -> Items | None:
         if not items.facts["words"] and sources.embedding != "collaborative":
             found.errors.append(f"{items.facts['file']} has no column of words for {sources.embedding}")
     found.notes += items.notes
-    found.items = {**items.facts, "items": len(items.ids), "ids": kind_of_ids(items)}
+    found.items = {**items.facts, "items": len(items.ids), "ids": said_of_ids(as_numpy(items.ids[:1]))}
     if len(items.ids) < CODES:
         found.notes.append(
             f"{len(items.ids):,} items are fewer than the {CODES} codes of a level: run with smaller ones "
@@ -133,7 +135,7 @@ def of_corpus(corpus: Corpus) -> Found:
     looked, _ = survey(Held(corpus.embeddings))
     s, met = corpus.sequences, np.bincount(corpus.sequences.items, minlength=len(corpus))
     found = Found(
-        items={"file": corpus.name, "items": len(corpus), "ids": f"{corpus.item_ids.dtype.kind}"},
+        items={"file": corpus.name, "items": len(corpus), "ids": said_of_ids(corpus.item_ids)},
         vectors=looked.facts(),
         sequences={
             "file": corpus.name,
@@ -157,9 +159,9 @@ def of_corpus(corpus: Corpus) -> Found:
     return found
 
 
-def kind_of_ids(items: Items) -> str:
+def said_of_ids(ids: NDArray[Any]) -> str:
     """What ids are, with one to look at."""
-    return f"{'text' if str(items.ids.type) == 'string' else 'numbers'} such as {items.ids[0].as_py()!r}"
+    return f"{'text' if ids.dtype.kind == 'U' else 'numbers'} such as {ids[0].item()!r}"
 
 
 def _judge(found: Found) -> None:
@@ -215,7 +217,8 @@ def _item_lines(facts: dict[str, Any]) -> list[str]:
     if not facts:
         return ["not understood"]
     rows = f" of {facts['rows']:,} rows" if facts.get("rows", facts["items"]) != facts["items"] else ""
-    return [*_file_line(facts), f"{facts['items']:,} items{rows}, ids are {facts['ids']}"]
+    joined = [f"vectors of {facts['embeddings']}, {facts['joined']}"] if "joined" in facts else []
+    return [*_file_line(facts), *joined, f"{facts['items']:,} items{rows}, ids are {facts['ids']}"]
 
 
 def _vector_lines(facts: dict[str, Any]) -> list[str]:
