@@ -202,7 +202,7 @@ def picture(data: dict[str, Any]) -> str:
         import altair as alt
 
         order = [s for s in shown if s in last]
-        log = {"type": "log", "nice": False}
+        log: dict[str, Any] = {"type": "log", "nice": False}
         x = alt.X(
             "items:Q",
             title="Items",

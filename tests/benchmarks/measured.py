@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
 PIECE = 1 << 18  # rows made at one time
 LOOK = 0.01  # seconds between two looks at the memory
 
@@ -84,7 +82,7 @@ def _anonymous(status: Path) -> float:
     return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("RssAnon")), 0) / 2**20
 
 
-def world(path: Path, n: int, d: int = 32) -> Floats:
+def world(path: Path, n: int, d: int = 32) -> Any:
     """Items around centres of centres, 2% of them copies of others, in a file that is mapped, not read.
 
     The first rows of a larger world are those of a smaller one.
