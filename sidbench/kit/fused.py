@@ -8,8 +8,10 @@ no result depends on.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Literal
 
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from sidbench.kit import beam as beams
 from sidbench.kit import device as devices
 from sidbench.kit.nearest import UNIT, Codewords, Floats
+from sidbench.provenance import without_folders
 from sidbench.sids import Codes
 
 Backend = Literal["triton", "torch"]
@@ -27,8 +30,9 @@ Precision = Literal["tf32x3", "ieee"]
 # Rows on a device -> their codes, and which of them are in doubt.
 Proposer = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
-WIDEST = 256  # columns of which a tile's rows stay in registers
-WORDS = 64  # codewords in one tile: with its rows it fits into shared memory at any width
+log = logging.getLogger(__name__)
+
+WIDEST = 128  # columns of which a tile's rows stay in registers
 ON_DEVICE = 1 << 25  # scores that torch holds at once
 
 
@@ -48,20 +52,39 @@ def propose(
     x: Floats, words: Sequence[Codewords], device: torch.device, normalize: bool = False
 ) -> tuple[Codes, NDArray[np.bool_]]:
     """Codes, and which rows are in doubt. The device computes while rows and codes travel."""
-    backend = choose(device, x.shape[1], normalize)
-    if backend == "triton":
-        precision = precision_of(device)
-        devices.note("encode", f"triton {precision}")
-        work: Proposer = Fused(words, device, precision)
-    else:
-        devices.note("encode", "torch")
-        work = Plain(words, device, normalize)
+    work, ran = _proposer(words, device, normalize)
+    devices.note("encode", ran)
     codes, doubt = np.empty((len(x), len(words)), dtype=np.int32), np.empty(len(x), dtype=bool)
     with devices.full_precision():
         for at, (some, unsure) in devices.through(x, device, work):
             codes[at : at + len(some)] = some.numpy()
             doubt[at : at + len(some)] = unsure.numpy()
     return codes, doubt
+
+
+def _proposer(words: Sequence[Codewords], device: torch.device, normalize: bool) -> tuple[Proposer, str]:
+    """What proposes, and what a record says of it."""
+    columns = words[0].centers.shape[1]
+    ran = "torch"
+    if choose(device, columns, normalize) == "triton":
+        precision = precision_of(device)
+        try:
+            work = Fused(words, device, precision)
+            work(torch.zeros(1, columns, device=device))
+            return work, f"triton {precision}"
+        except (
+            Exception
+        ) as e:  # it compiles on the spot: no C compiler, a Triton of another time, a small card
+            said = without_folders((str(e).strip().splitlines() or [""])[0])
+            ran = f"torch, since Triton failed ({type(e).__name__}: {said})"
+            _warn(ran)
+    return Plain(words, device, normalize), ran
+
+
+@cache
+def _warn(said: str) -> None:
+    """Once a process."""
+    log.warning("encode goes by %s: the same codes, but slower", said)
 
 
 class Plain:
@@ -82,14 +105,16 @@ class Tiling:
     """How the kernel cuts its work."""
 
     rows: int
-    words: int = WORDS
-    warps: int = 4
-    stages: int = 2
+    words: int
+    warps: int
+    stages: int
 
     @classmethod
     def of(cls, columns: int) -> Tiling:
-        """So many rows that what is left of them fits into registers."""
-        return cls(rows=128 if columns <= 64 else 64 if columns <= 128 else 32)
+        """Compiled for an H100, none of these spills a register or takes over 99 KB of shared memory."""
+        if columns <= 32:
+            return cls(128, 64, 8, 2)
+        return cls(128, 32, 8, 2) if columns <= 64 else cls(64, 32, 8, 1)
 
 
 class Fused:
@@ -131,7 +156,7 @@ class Fused:
         n, cut = len(rows), self.tiling
         codes = torch.empty(n, self.levels, dtype=torch.int32, device=rows.device)
         doubt = torch.empty(n, dtype=torch.int8, device=rows.device)
-        # Bounds are float32's, which an option of a caller's must not undo.
+        # Bounds allow for fused products; said here, since the default is about to change.
         kernel[(-(-n // cut.rows),)](
             rows,
             n,
@@ -146,6 +171,7 @@ class Fused:
             PRECISION=self.precision,
             num_warps=cut.warps,
             num_stages=cut.stages,
+            enable_fp_fusion=True,
         )
         return codes, doubt.view(torch.bool)
 

@@ -5,30 +5,29 @@ Imported only where Triton is; `sidbench.kit.fused` says when, and holds what th
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
 
-def _codes(
-    x: Any,
-    n: Any,
-    d: Any,
-    products: Any,
-    bias: Any,
-    centers: Any,
-    shift: Any,
-    starts: Any,
-    bounds: Any,
-    codes: Any,
-    doubt: Any,
+# Triton reads the types of arguments from what it is given; here it knows no other annotation than its own.
+def _codes(  # type: ignore[no-untyped-def]
+    x,
+    n,
+    d,
+    products,
+    bias,
+    centers,
+    shift,
+    starts,
+    bounds,
+    codes,
+    doubt,
     LEVELS: tl.constexpr,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     WORDS: tl.constexpr,
     PRECISION: tl.constexpr,
-) -> Any:
+):
     """Codes of ROWS rows, and whether rounding leaves one of them in doubt.
 
     Levels lie one after another, each padded to whole tiles of WORDS codewords by some that are infinitely
