@@ -157,7 +157,7 @@ class Log:
         before, after = self.counts, log.counts
         note = (
             f"{len(self) - len(log):,} of {len(self):,} events dropped: fewer than {' or '.join(asked)} "
-            f"({passes} passes; {before[0] - after[0]:,} users and {before[1] - after[1]:,} items went)"
+            f"({passes} {'pass' if passes == 1 else 'passes'}; {before[0] - after[0]:,} users and {before[1] - after[1]:,} items went)"
         )
         return replace(log, notes=(*self.notes, note))
 
