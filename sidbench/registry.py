@@ -19,7 +19,7 @@ from sidbench.errors import DataError, SidbenchError, UsageError, unknown
 from sidbench.folder import Folder, find_folder
 from sidbench.format import Format
 from sidbench.logger import Logger
-from sidbench.plugin import Plugin, configure, parameter_types
+from sidbench.plugin import Plugin, configure, parameter_types, required
 from sidbench.reference import Reference
 from sidbench.resolver import Resolver
 from sidbench.tokenizer import Tokenizer, read_about
@@ -205,6 +205,8 @@ def make_dataset(spec: str, params: dict[str, Any] | None = None) -> Dataset:
             if not cls.variant:
                 raise UsageError(f"dataset {name!r} has no variants; give it without {colon}{value}")
             params[cls.variant] = value
+        if cls.variant in required(cls) and cls.variant not in params:
+            raise UsageError(f"dataset {name!r} needs its {cls.variant}: give {name}:{cls.variant.upper()}")
         return configure(cls, params)
     folder = find_folder(spec)
     if folder is None:

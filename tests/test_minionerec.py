@@ -410,9 +410,8 @@ def tiny_tokenizer(sids: list[str], base: str) -> Any:
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     made.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
-    )
+    kind: Any = PreTrainedTokenizerFast  # its types are nobody's business here
+    fast = kind(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>")
     fast.add_tokens(sorted({t for sid in sids for t in re.findall(r"<[^>]+>", sid)}))
     return fast
 
@@ -453,6 +452,11 @@ def test_minionerecs_own_loaders_read_what_is_written(home: Path, tmp_path: Path
         assert len(data.SFTData(path, tokenizer, **common)) == len(held)
         assert len(data.FusionSeqRecDataset(path, items, index, tokenizer, **common)) == len(held)
         assert len(data.TitleHistory2SidSFTDataset(path, items, index, tokenizer, **common)) == len(held)
+        # What reinforcement learning reads.
+        assert len(data.RLSeqTitle2SidDataset(path)) == len(held)
+        assert len(data.RLSidhis2TitleDataset(path, items, index)) == len(held)
+    assert len(data.RLTitle2SidDataset(items, index)) > N
+    assert len(data.RLSid2TitleDataset(items, index)) == N
     pairs = data.SidItemFeatDataset(items, index, tokenizer, **common)
     assert pairs.sid2title == dict(zip(sids, TITLES, strict=True))
 
@@ -480,7 +484,8 @@ def test_minionerecs_constrained_search_ends_in_sids_of_the_info_file(home: Path
     _, sids = written(home, tmp_path, four)
     tokenizer = tiny_tokenizer(sids, "#: Response\n")
     # As evaluate.py builds it: what may follow each prefix of "### Response:\n" SID "\n" end.
-    start, allowed = 3, {}
+    start = 3
+    allowed: dict[str, set[int]] = {}
     for sid in sids:
         ids = [0, 1, 2, *tokenizer(sid + "\n").input_ids, tokenizer.eos_token_id]
         for n in range(start, len(ids)):

@@ -56,8 +56,8 @@ def p5(home: Path) -> None:
     asins = {f"B{i}": i + 1 for i in range(N)}
     (home / "datamaps.json").write_text(json.dumps({"item2id": asins}))
     about = [{"asin": f"B{i}", "title": t, "categories": [["Office", "Pens"]]} for i, t in enumerate(TITLES)]
-    lines = "\n".join(repr(a) for a in [*about, {"asin": "other"}])
-    (home / "meta.json.gz").write_bytes(gzip.compress(lines.encode()))
+    meta = "\n".join(repr(a) for a in [*about, {"asin": "other"}])
+    (home / "meta.json.gz").write_bytes(gzip.compress(meta.encode()))
 
 
 def recbole(home: Path) -> None:
@@ -282,6 +282,8 @@ def test_a_folder_that_is_not_there_is_said(tmp_path: Path, name: str) -> None:
         load(name, tmp_path / "nothing")
     with pytest.raises(UsageError, match="expected"):
         load(name, tmp_path)
+    with pytest.raises(UsageError, match=f"dataset '{name}' needs its path: give {name}:PATH"):
+        registry.make_dataset(name)
 
 
 # -- what is damaged ---------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ class PeerFolder(Dataset):
     group: ClassVar[str] = "Of every folder of another system"
 
     #: The folder.
-    path: Path = Path()
+    path: Path
     #: The vectors: auto (the folder's own, else tfidf, without text collaborative), a file of the folder, or
     #: a source (tfidf, collaborative, sentence-transformers/MODEL).
     embedding: str = "auto"
