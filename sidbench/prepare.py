@@ -155,9 +155,10 @@ class Log:
             return self
         asked = [f"{n} events {who}" for n, who in ((users, "a user"), (items, "an item")) if n > 1]
         before, after = self.counts, log.counts
+        said = f"{passes} pass" if passes == 1 else f"{passes} passes"
         note = (
             f"{len(self) - len(log):,} of {len(self):,} events dropped: fewer than {' or '.join(asked)} "
-            f"({passes} {'pass' if passes == 1 else 'passes'}; {before[0] - after[0]:,} users and {before[1] - after[1]:,} items went)"
+            f"({said}; {before[0] - after[0]:,} users and {before[1] - after[1]:,} items went)"
         )
         return replace(log, notes=(*self.notes, note))
 
