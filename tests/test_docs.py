@@ -16,6 +16,7 @@ from sidbench.settings import parse_set, read_settings
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+PAGES = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs").glob("*.md")))
 
 
 def commands(text: str) -> list[list[str]]:
@@ -31,7 +32,7 @@ def commands(text: str) -> list[list[str]]:
     return out
 
 
-@pytest.mark.parametrize("words", commands(README + CONTRIBUTING), ids=" ".join)
+@pytest.mark.parametrize("words", commands(README + CONTRIBUTING + PAGES), ids=" ".join)
 def test_commands_in_the_documents_parse(words: list[str]) -> None:
     name, *rest = words
     root = get_command(app)

@@ -53,7 +53,7 @@ def export(
     )
     for file in files[1:]:
         console.print(f"  beside it {file}")
-    if form.loses and form.loses != "nothing":
+    if form.loses:
         console.print(f"  such a file does not keep: {form.loses}; the manifest does")
     return 0
 

@@ -338,15 +338,18 @@ def of_tokens(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    parts = pc.extract_regex(tokens, TOKEN)
+    distinct = tokens.dictionary_encode()  # a few hundred tokens, however many items have them
+    parts = pc.extract_regex(distinct.dictionary, TOKEN)
+    at_token = distinct.indices.to_numpy(zero_copy_only=False)
     if parts.null_count:
-        at = int(np.flatnonzero(pc.is_null(parts).to_numpy(zero_copy_only=False))[0])
+        odd_tokens = np.flatnonzero(pc.is_null(parts).to_numpy(zero_copy_only=False))
+        at = int(np.flatnonzero(np.isin(at_token, odd_tokens))[0])
         raise DataError(
-            f"{name}: row {row[at]}{_called(ids, int(row[at]))} has {tokens[at].as_py()!r}, which is no "
-            "token such as <a_12>; repair the row, or write the file again"
+            f"{name}: row {row[at]}{_called(ids, int(row[at]))} has {_short(tokens[at].as_py())}, which is "
+            "no token such as <a_12>; repair the row, or write the file again"
         )
     letters = pc.struct_field(parts, "level").dictionary_encode()
-    which = letters.indices.to_numpy()
+    which = letters.indices.to_numpy()[at_token]
     first = np.full(int(level.max()) + 1, -1)
     first[level[::-1]] = which[::-1]
     odd = np.flatnonzero(first[level] != which)
@@ -355,11 +358,11 @@ def of_tokens(
         seen = letters.dictionary.take(pa.array([first[level[at]], which[at]])).to_pylist()
         raise DataError(
             f"{name}: row {row[at]}{_called(ids, int(row[at]))}: tokens of different levels stand in one "
-            "place: "
-            f"<{seen[0]} and <{seen[1]}; a list for each level is read with --orientation levels, any "
-            "other such row must be repaired"
+            "place, "
+            f"<{seen[0]} and <{seen[1]}; a list for each level is read with --orientation levels, any other "
+            "such row must be repaired"
         )
-    numbers = pc.struct_field(parts, "code").cast(pa.int64())
+    numbers = pc.struct_field(parts, "code").cast(pa.int64()).take(distinct.indices)
     return numbers, len(first) > 1 and len(set(first.tolist())) == len(first)
 
 

@@ -22,7 +22,6 @@ class HuggingFace(Format):
     file = "tokens.json"
     endings = ("tokens.json",)
     bases = (0, 1)
-    loses = "nothing"
 
     #: What codes are counted from in the tokens.
     base: Literal[0, 1] = 0

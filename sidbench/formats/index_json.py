@@ -43,6 +43,7 @@ class Json(Format):
     endings: ClassVar[tuple[str, ...]] = (".json",)
     bases: ClassVar[tuple[int, ...]] = (0, 1)
     paper = "https://arxiv.org/abs/2305.05065"
+    loses = "sizes"
 
     #: What codes are counted from in the file.
     base: Literal[0, 1] = 0

@@ -23,6 +23,7 @@ class Parquet(Format):
     file = "sids.parquet"
     endings = (".parquet",)
     bases = (0, 1)
+    loses = "sizes"
 
     def read(self, path: Path, how: How) -> Found:
         return read_table(path, KEYS, ("sid", "codes"))
