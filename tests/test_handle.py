@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import sidbench
+from sidbench.cli import main
 from sidbench.dataset import Corpus, Sequences
 from sidbench.errors import DataError, UsageError
 from sidbench.handle import Handle
@@ -28,6 +31,7 @@ X = np.repeat(RNG.standard_normal((N // 2, D)).astype(np.float32), 2, axis=0)  #
 IDS = np.array([f"item {i:02d}" for i in RNG.permutation(N)])
 NEW = np.concatenate([X[:3], RNG.standard_normal((5, D)).astype(np.float32), X[:2]])
 NEW_IDS = [f"new {i}" for i in range(len(NEW))]
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "data.md").read_text()
 
 
 def artifact(folder: Path, resolver: str = "suffix", **params: Any) -> Path:
@@ -210,6 +214,11 @@ def rows_of(run: Handle) -> SidSequences:
     return run.sequences(world(), part="all")
 
 
+#: Python from 3.12 on warns of what every DataLoader with workers does on Linux.
+FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+
+
+@FORKS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_row_comes_once_whatever_the_number_of_workers(run: Handle, workers: int) -> None:
     rows = rows_of(run)
@@ -278,3 +287,35 @@ def test_without_the_package_the_remedy_is_named(run: Handle, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UsageError, match=r"pip install 'sidbench\[hf\]'"):
         run.to_hf()
+
+
+# -- the page ----------------------------------------------------------------------------------------------
+
+
+@FORKS
+def test_the_page_works_as_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    own = PAGE.partition("## In Python")
+    make, *_ = re.findall(r"```python\n(.*?)```", own[0], flags=re.DOTALL)
+    exec(make, {})
+
+    check, _, _ = re.findall(r"```bash\n(sidbench .*?)\n```", own[0], flags=re.DOTALL)[:3]
+    with pytest.raises(SystemExit) as left:
+        main(shlex.split(check)[1:])
+    assert not left.value.code
+    printed = "".join(f"{line.rstrip()}\n" for line in capsys.readouterr().out.splitlines())
+    assert printed in own[0]
+
+    files = ["--items", "items.parquet", "--sequences", "events.csv", "--methods", "rq-kmeans"]
+    with pytest.raises(SystemExit) as left:
+        main(["run", *files, "--set", "decoder.steps=2", "--threads", "1"])
+    assert not left.value.code
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", own[2], flags=re.DOTALL)[:2]:
+        exec(block, names)
+    assert names["later"].item_ids.tolist() == ["N1", "N2", "N3", "N4"]
+    assert len(names["bigger"].sids) == 304
+    assert len(names["dataset"]) == len(names["test"]) == len(names["table"]) == 430
