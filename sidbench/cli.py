@@ -15,6 +15,10 @@ from sidbench import __version__, cli_files
 from sidbench.errors import SidbenchError, UsageError
 
 
+#: Commands that go on where they were stopped.
+RESUMED = ("run", "fit", "encode", "ensure")
+
+
 class _Commands(TyperGroup):
     """Ctrl-C ends any command cleanly: typer itself would exit without a word."""
 
@@ -23,7 +27,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             go_on = " What had finished stands; the same command goes on from there."
-            said = f"\nstopped.{go_on if ctx.invoked_subcommand == 'run' else ''}"
+            said = f"\nstopped.{go_on if ctx.invoked_subcommand in RESUMED else ''}"
             typer.echo(said, err=True)
             raise typer.Exit(130) from None
 

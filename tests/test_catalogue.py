@@ -260,6 +260,24 @@ def test_a_row_that_is_no_number_is_named(tmp_path: Path, model: Path, source: S
     assert encode(model, source, tmp_path / "x.parquet", shard_rows=500).rows <= ROWS
 
 
+def test_what_is_not_ours_is_not_written_over(tmp_path: Path, model: Path, source: Source) -> None:
+    (tmp_path / "y.parquet").write_bytes(b"precious")
+    with pytest.raises(UsageError, match="nothing says what it was made from"):
+        encode(model, source, tmp_path / "y.parquet")
+    assert (tmp_path / "y.parquet").read_bytes() == b"precious"
+    assert encode(model, source, tmp_path / "y.parquet", redo=True).rows == ROWS
+    with pytest.raises(UsageError, match="where the input does"):
+        encode(model, Source(str(tmp_path)), tmp_path / "new", shard_rows=100)
+
+
+def test_progress_counts_items_to_the_end(tmp_path: Path, model: Path, source: Source) -> None:
+    seen: list[float] = []
+    with progress.listening(lambda stage, done, total, numbers: seen.append(done / total)):
+        encode(model, source, tmp_path / "x.parquet", shard_rows=500)
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0, 1)
+
+
 def test_an_id_that_stands_twice_is_named(tmp_path: Path, model: Path, source: Source) -> None:
     for ids in (np.arange(ROWS) % 2999, np.array([f"i{n % 2999}" for n in range(ROWS)])):
         np.save(tmp_path / "ids.npy", ids)

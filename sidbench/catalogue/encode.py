@@ -111,6 +111,9 @@ def encode(
 ) -> Encoded:
     """The SIDs of all rows at `out`. What is finished there is checked and kept; the same call goes on."""
     place = Place.of(out, shard_rows, form)
+    inputs = Path(source.path).resolve()
+    if inputs in (out.resolve(), *out.resolve().parents):
+        raise UsageError(f"{out} lies where the input does ({source.path}); name another place")
     if resolver is not None and place.final is None:
         raise UsageError("a resolver needs all SIDs at once: leave out --shard-rows, or the resolver")
     with locked(place.parts / ".lock", str(out)):
@@ -118,6 +121,8 @@ def encode(
         job = _job(model, source, vectors, place, shard_rows, device)
         if redo:
             _begin_anew(place)
+        else:
+            _not_anothers(place)
         return _encode(job, vectors, place, resolver, run)
 
 
@@ -159,10 +164,9 @@ def _encode(job: Job, vectors: Vectors, place: Place, resolver: Resolver | None,
     for i, entry in run(job, todo):
         done[i] = entry
         start, stop = job.bounds(i)
-        encoded.rows, rows = encoded.rows + stop - start, rows + stop - start
+        encoded.rows += stop - start
         held["shards"] = _entries(done)
         write_json(place.parts / MANIFEST, held)
-        report("encode", rows, job.rows)
     if stamp(vectors) != before:
         raise DataError(
             f"{job.source.path} was changed while it was read; run the same command again: shards whose rows "
@@ -386,6 +390,18 @@ def _blocks(rows: int, count: int, seed: str) -> list[tuple[int, int]]:
     starts = np.arange(0, rows, size)
     picked = np.random.default_rng(int(seed[:8], 16)).permutation(len(starts))[: -(-count // size)]
     return [(int(starts[i]), min(int(starts[i]) + size, rows)) for i in np.sort(picked)]
+
+
+def _not_anothers(place: Place) -> None:
+    """Files that no manifest of ours speaks of are somebody's."""
+    if place.manifest.exists() or (place.parts / MANIFEST).exists():
+        return
+    found = [place.final] if place.final is not None else sorted(place.parts.glob("sids-[0-9]*"))[:1]
+    if found and found[0].exists():
+        raise UsageError(
+            f"{found[0]} is there, and nothing says what it was made from; name another place, or write over "
+            "it with --redo"
+        )
 
 
 def _begin_anew(place: Place) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -17,6 +17,7 @@ from sidbench import registry
 from sidbench.catalogue.files import Digest, sha256
 from sidbench.catalogue.output import narrow, table_of, write_whole
 from sidbench.errors import DataError
+from sidbench.progress import report
 from sidbench.tokenizer import Tokenizer
 from sidbench.vectors import Vectors, open_vectors
 
@@ -96,18 +97,25 @@ def piece_rows(dim: int) -> int:
 
 def encode_shard(job: Job, i: int) -> Entry:
     """Read, encode and write one shard; its manifest entry. Done twice, it leaves the same file."""
-    [(_, entry)] = encode_shards(job, [i])
+    [(_, entry)] = _shards(job, [i], lambda rows: None)
     return entry
 
 
 def encode_shards(job: Job, todo: Iterable[int]) -> Iterator[tuple[int, Entry]]:
-    """These shards one after another, each with its entry as it is finished.
+    """These shards one after another, each with its entry as it is finished; what is left out is there."""
+    todo = list(todo)
+    spans = [job.bounds(i) for i in todo]
+    there = job.rows - sum(stop - start for start, stop in spans)
+    return _shards(job, todo, lambda rows: report("encode", there + rows, job.rows))
 
-    One thread reads ahead, another writes behind, and the tokenizer's own threads compute meanwhile, across
-    shards too; the queues between them are short, so memory is bounded whatever the size.
+
+def _shards(job: Job, todo: list[int], said: Callable[[int], None]) -> Iterator[tuple[int, Entry]]:
+    """One thread reads ahead, another writes behind, and the tokenizer's own threads compute meanwhile.
+
+    So they do across shards too. The queues between them are short: memory is bounded whatever the size.
     """
     tokenizer = load_model(job.model, job.device, job.model_sha256)
-    todo = list(todo)
+    rows = 0
     with closing(_Pipeline()) as pipe:
         pieces: queue.Queue[_Piece | None] = queue.Queue(QUEUED)
         coded: queue.Queue[_Piece | None] = queue.Queue(QUEUED)
@@ -120,6 +128,8 @@ def encode_shards(job: Job, todo: Iterable[int]) -> Iterator[tuple[int, Entry]]:
             except DataError as e:
                 where = f"rows {piece.start:,} to {piece.start + len(piece.rows) - 1:,} of {job.source.path}"
                 raise DataError(f"{where}: {e}") from None
+            rows += len(piece.rows)
+            said(rows)
             piece.rows = piece.rows[:0]
             pipe.put(coded, piece)
             while not done.empty():

@@ -9,6 +9,7 @@ from sidbench.catalogue.encode import Runner
 from sidbench.catalogue.job import Entry, Job, encode_shard
 from sidbench.engines import Engine, Lost, Needs
 from sidbench.errors import StorageError
+from sidbench.progress import report
 
 
 def needs(engine: Engine, device: str, threads: int) -> Needs:
@@ -26,10 +27,14 @@ def spread(engine: Engine, device: str, asked: Needs) -> Runner:
     def run(job: Job, todo: list[int]) -> Iterator[tuple[int, Entry]]:
         job = replace(job, device=there)
         lost: dict[int, str] = {}
+        rows = job.rows - sum(stop - start for start, stop in map(job.bounds, todo))
         for i, outcome in engine.each(encode_shard, job, todo, asked, job.parts):
             if isinstance(outcome, Lost):
                 lost[i] = outcome.said
             else:
+                start, stop = job.bounds(i)
+                rows += stop - start
+                report("encode", rows, job.rows)
                 yield i, outcome
         if lost:
             first = min(lost)

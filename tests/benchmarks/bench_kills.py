@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from sidbench import cli, registry
+from sidbench.decoder import course
 
 Contents = dict[str, object]
 
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=300_000)
     args = parser.parse_args()
     registry.tokenizers()  # imported once, before the forks
+    course.CHECKPOINT_SECONDS = 0.0  # so short a training would leave none
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         os.environ["SIDBENCH_CACHE"] = str(root / "cache")
@@ -175,7 +177,8 @@ def main() -> None:
             "run": (
                 lambda out: [
                     *("run", "--dataset", "synthetic:tiny", "--methods", "rq-kmeans,rq-vae"),
-                    *("--results", str(out), "--set", "rq-vae.checkpoint_every=0"),
+                    *("--results", str(out), "--set", "decoder.steps=60", "--set", "decoder.eval_every=10"),
+                    *("--set", "rq-vae.checkpoint_every=0", "--set", "rq-vae.epochs=40"),
                 ],
                 records,
             ),
