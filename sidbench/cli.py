@@ -14,7 +14,6 @@ from typer.core import TyperGroup
 from sidbench import __version__, cli_files
 from sidbench.errors import SidbenchError, UsageError
 
-
 #: Commands that go on where they were stopped.
 RESUMED = ("run", "fit", "encode", "ensure")
 
