@@ -53,7 +53,7 @@ class GRID(PeerFolder):
             x, notes = finite(own, folder / "items", self.nan)
         else:
             count = len(titles) if titles is not None else None if tensors else seen
-            x, notes = self.vectors(tensors, count, texts=texts, sequences=sequences)
+            x, notes = self.vectors(folder, tensors, count, texts=texts, sequences=sequences)
         if seen > len(x):
             raise DataError(f"testing names item {seen - 1}, and there are vectors of {len(x):,} items")
         return Corpus(

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from sidbench.dataset import Corpus
-from sidbench.errors import DataError, UsageError
+from sidbench.errors import DataError
 from sidbench.formats import safe
-from sidbench.peers.base import PeerFolder
+from sidbench.peers.base import NamedFolder
 from sidbench.peers.items import listed, numbered, read_item_json
 
 EXPECTED = "NAME.inter.json, and NAME.item.json or NAME.emb-*.npy"
 
 
-class LCRec(PeerFolder):
+class LCRec(NamedFolder):
     """A folder as LC-Rec and LETTER have it: NAME.inter.json, NAME.item.json, NAME.emb-*.npy, NAME*.pt.
 
     - NAME.inter.json: {"0": [3, 1, 4], …}, a user's items, oldest first; NAME.item.json: {"0": {"title": …}}.
@@ -30,14 +30,11 @@ class LCRec(PeerFolder):
     name = "lc-rec"
     paper = "https://arxiv.org/abs/2311.09049"
 
-    #: Which dataset, where the folder holds several.
-    of: str = ""
     #: Fields of NAME.item.json that make an item's text, where vectors are made from text.
     text: tuple[str, ...] = ("title", "description")
 
     def load(self) -> Corpus:
-        folder = self.folder(EXPECTED)
-        name = self._name(folder)
+        folder, name = self.located(EXPECTED)
         inter = folder / f"{name}.inter.json"
         held = safe.read_json(inter, pairs=True)
         if not isinstance(held, safe.Pairs) or not held:
@@ -53,7 +50,9 @@ class LCRec(PeerFolder):
         about = folder / f"{name}.item.json"
         texts = read_item_json(about, self.text) if about.is_file() else None
         count = len(texts) if texts is not None else self._counted(folder, name)
-        x, made = self.vectors(own, count, texts=None if texts is None else texts.texts, sequences=sequences)
+        x, made = self.vectors(
+            folder, own, count, texts=None if texts is None else texts.texts, sequences=sequences
+        )
         bad = np.flatnonzero(sequences.items >= len(x))
         if len(bad):
             row = int(sequences.row_of(bad[:1])[0])
@@ -77,16 +76,8 @@ class LCRec(PeerFolder):
             ),
         )
 
-    def _name(self, folder: Path) -> str:
-        found = sorted(p.name.removesuffix(".inter.json") for p in folder.glob("*.inter.json"))
-        name = self.of or (found[0] if len(found) == 1 else "")
-        if name not in found:
-            there = f"datasets {', '.join(found)}" if found else "no file NAME.inter.json"
-            raise UsageError(
-                f"{folder} holds {there}; expected {EXPECTED}"
-                + (f", one of them named: --set dataset.of={found[0]}" if found else "")
-            )
-        return name
+    def names(self, folder: Path) -> set[str]:
+        return {p.name.removesuffix(".inter.json") for p in folder.glob("*.inter.json")}
 
     def _counted(self, folder: Path, name: str) -> int | None:
         """How many items index.json has, where it is there."""

@@ -13,7 +13,7 @@ from sidbench.dataset import Corpus, Sequences
 from sidbench.errors import DataError, UsageError
 from sidbench.formats import safe
 from sidbench.peers import cells
-from sidbench.peers.base import PeerFolder
+from sidbench.peers.base import NamedFolder
 from sidbench.peers.items import Texts, numbered, read_item_json
 from sidbench.peers.rows import PARTS, Rows, assembled, check_items, joined
 
@@ -21,7 +21,7 @@ EXPECTED = "NAME.item.json, and CSVs below valid/ and test/ or NAME.valid.inter 
 SID = r"^(?:<[^<>\s]+>)+$"
 
 
-class MiniOneRec(PeerFolder):
+class MiniOneRec(NamedFolder):
     """A folder as MiniOneRec's scripts leave it: items, vectors, and rows of (history, next item).
 
     - NAME.item.json: {"0": {"title", "description", "brand", "categories"}}; NAME.index.json: SIDs, which the
@@ -37,14 +37,11 @@ class MiniOneRec(PeerFolder):
     name = "minionerec"
     paper = "https://arxiv.org/abs/2510.24431"
 
-    #: Which dataset, where the folder holds several, such as Office_Products.
-    of: str = ""
     #: Fields of NAME.item.json that make an item's text, where vectors are made from text.
     text: tuple[str, ...] = ("title", "description")
 
     def load(self) -> Corpus:
-        folder = self.folder(EXPECTED)
-        name = self._name(folder)
+        folder, name = self.located(EXPECTED)
         about = self._items(folder, name)
         files = self._files(folder, name)
         index = _one(folder, f"{name}.index.json")
@@ -59,7 +56,7 @@ class MiniOneRec(PeerFolder):
             check_items(rows, count, {PARTS.index(k): v.name for k, v in files.items()}, f"{name}.item.json")
         sequences, published, said = assembled(rows, len(users))
         x, made = self.vectors(
-            own, count, texts=None if about is None else about.texts, sequences=published.train
+            folder, own, count, texts=None if about is None else about.texts, sequences=published.train
         )
         check_items(rows, len(x), {PARTS.index(k): v.name for k, v in files.items()}, "the file of vectors")
         return Corpus(
@@ -73,24 +70,9 @@ class MiniOneRec(PeerFolder):
             notes=(*(about.notes if about else ()), *made, *notes, *_other_sids(files, sids), *said),
         )
 
-    def _name(self, folder: Path) -> str:
-        """The dataset's name: as given, else the one that the files have."""
+    def names(self, folder: Path) -> set[str]:
         ends = (".item.json", ".index.json", ".test.inter")
-        found = {p.name.removesuffix(end) for end in ends for p in _all(folder, f"*{end}")}
-        if self.of:
-            if self.of not in found:
-                raise UsageError(
-                    f"{self.name}.of = {self.of!r} is not in {folder}; "
-                    f"there are {', '.join(sorted(found)) or 'none'}"
-                )
-            return self.of
-        if len(found) != 1:
-            what = f"several datasets: {', '.join(sorted(found))}" if found else "no dataset"
-            raise UsageError(
-                f"{folder} holds {what}; expected {EXPECTED}"
-                + (f". Name one with --set dataset.of={min(found)}" if found else "")
-            )
-        return found.pop()
+        return {p.name.removesuffix(end) for end in ends for p in _all(folder, f"*{end}")}
 
     def _items(self, folder: Path, name: str) -> Texts | None:
         path = _one(folder, f"{name}.item.json")

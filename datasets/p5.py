@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from sidbench.dataset import Corpus
-from sidbench.errors import DataError, UsageError
+from sidbench.errors import DataError
 from sidbench.formats import safe
-from sidbench.peers.base import PeerFolder
+from sidbench.peers.base import NamedFolder
 from sidbench.peers.cells import split_numbers
 from sidbench.peers.items import text_lines
 
@@ -21,7 +21,7 @@ EXPECTED = "sequential_data.txt (P5), or NAME.txt (S3-Rec)"
 ASIN = re.compile(r"""['"]asin['"]: ?['"]([^'"]+)['"]""")
 
 
-class P5(PeerFolder):
+class P5(NamedFolder):
     """sequential_data.txt of P5, or NAME.txt of S3-Rec: lines of `user item item …`, oldest first.
 
     - Users and items count from 1, and item i is row i - 1 of vectors (.npy in the folder).
@@ -36,12 +36,9 @@ class P5(PeerFolder):
     name = "p5"
     paper = "https://arxiv.org/abs/2203.13366"
 
-    #: The file of sequences, where the folder holds several, such as Beauty.txt.
-    of: str = ""
-
     def load(self) -> Corpus:
-        folder = self.folder(EXPECTED)
-        path = self._file(folder)
+        folder, name = self.located(EXPECTED)
+        path = folder / f"{name}.txt"
         lines = pa.array(text_lines(path), pa.string())
         if not len(lines):
             raise DataError(f"{path.name} is empty; expected lines of `user item item …`")
@@ -74,9 +71,9 @@ class P5(PeerFolder):
                 f"{path.name} names item {count}, datamaps.json knows {len(names):,}; of one dataset?"
             )
         own = sorted(folder.glob("*.npy"))
-        x, made = self.vectors(own, count, texts=texts, sequences=sequences)
+        x, made = self.vectors(folder, own, count, texts=texts, sequences=sequences)
         return Corpus(
-            name=path.stem if path.stem != "sequential_data" else folder.resolve().name,
+            name=name if name != "sequential_data" else folder.resolve().name,
             embeddings=x,
             item_ids=np.arange(1, count + 1),
             sequences=sequences,
@@ -85,23 +82,11 @@ class P5(PeerFolder):
             notes=("no timestamps: the order of the file stands for time", *made),
         )
 
-    def _file(self, folder: Path) -> Path:
-        given = folder / self.of
-        if self.of and not given.is_file():
-            raise UsageError(f"{self.name}.of: there is no file {given}")
-        if self.of:
-            return given
-        found = [p for p in (folder / "sequential_data.txt",) if p.is_file()]
-        found = found or [
-            p for p in sorted(folder.glob("*.txt")) if not p.stem.endswith(("_sample", "_negative"))
-        ]
-        if len(found) != 1:
-            there = f"several: {', '.join(p.name for p in found)}" if found else "none"
-            raise UsageError(
-                f"{folder}: expected {EXPECTED}, found {there}"
-                + (f"; name one with --set dataset.of={found[0].name}" if found else "")
-            )
-        return found[0]
+    def names(self, folder: Path) -> set[str]:
+        """P5's one file, else every file of sequences of S3-Rec."""
+        if (folder / "sequential_data.txt").is_file():
+            return {"sequential_data"}
+        return {p.stem for p in folder.glob("*.txt") if not p.stem.endswith(("_sample", "_negative"))}
 
     def _about(self, folder: Path) -> tuple[list[str] | None, Any, list[str] | None]:
         """The owner's ids in order of their numbers, and titles and texts where meta.json is there."""

@@ -14,14 +14,14 @@ from pydantic import Field
 from sidbench.dataset import Corpus, Embeddings
 from sidbench.errors import DataError, UsageError
 from sidbench.peers import cells
-from sidbench.peers.base import PeerFolder, finite
+from sidbench.peers.base import NamedFolder, finite
 from sidbench.prepare import Log, Steps
 
 EXPECTED = "NAME.inter, and NAME.item"
 Core = Annotated[int, Field(ge=1)]
 
 
-class RecBole(PeerFolder):
+class RecBole(NamedFolder):
     """Atomic files of RecBole: tabs, a header of `name:type`, types token, token_seq, float and float_seq.
 
     - NAME.inter: user_id:token, item_id:token, timestamp:float, perhaps rating:float, a row an event.
@@ -36,8 +36,6 @@ class RecBole(PeerFolder):
     paper = "https://arxiv.org/abs/2011.01731"
     verified = False
 
-    #: Which dataset, where the folder holds several.
-    of: str = ""
     #: The column of users.
     user_field: str = "user_id"
     #: The column of items, in both files.
@@ -60,8 +58,7 @@ class RecBole(PeerFolder):
     item_core: Core = 1
 
     def load(self) -> Corpus:
-        folder = self.folder(EXPECTED)
-        name = self._name(folder)
+        folder, name = self.located(EXPECTED)
         path = folder / f"{name}.inter"
         events = cells.read_atomic(path)
         items = [cells.field(events, f, "token", path) for f in (self.user_field, self.item_field)]
@@ -96,18 +93,8 @@ class RecBole(PeerFolder):
             notes=(*made.notes, *notes),
         )
 
-    def _name(self, folder: Path) -> str:
-        found = sorted(p.stem for p in folder.glob("*.inter") if "." not in p.stem)
-        name = self.of or (found[0] if len(found) == 1 else "")
-        if name not in found:
-            there = f"datasets {', '.join(found)}" if found else "no file NAME.inter"
-            split = any(folder.glob("*.*.inter"))
-            raise UsageError(
-                f"{folder} holds {there}; expected {EXPECTED}"
-                + (f", one of them named: --set dataset.of={found[0]}" if found else "")
-                + ("; files that are split beforehand are read by minionerec:FOLDER" if split else "")
-            )
-        return name
+    def names(self, folder: Path) -> set[str]:
+        return {p.stem for p in folder.glob("*.inter") if "." not in p.stem}
 
     def _of_known(self, log: Log, known: Any, about: Path, path: Path) -> Log:
         """Events of items that NAME.item describes."""
@@ -134,7 +121,7 @@ class RecBole(PeerFolder):
     ) -> tuple[Embeddings, NDArray[np.str_] | None, tuple[str, ...]]:
         """Vectors and titles in the order of `ids`."""
         if known is None:
-            x, notes = self.vectors([], len(ids), texts=None, sequences=sequences)
+            x, notes = self.vectors(folder, [], len(ids), texts=None, sequences=sequences)
             return x, None, notes
         row = pc.index_in(ids, value_set=cells.field(known, self.item_field, "token", about))
         titles = None
@@ -157,7 +144,7 @@ class RecBole(PeerFolder):
                 cells.field(known, f, known[f][0] if f in known else "token_seq", about) for f in fields
             ]
             texts = pc.binary_join_element_wise(*columns, " ").take(row).to_pylist()
-        x, notes = self.vectors([], len(ids), texts=texts, sequences=sequences)
+        x, notes = self.vectors(folder, [], len(ids), texts=texts, sequences=sequences)
         return x, titles, notes
 
 

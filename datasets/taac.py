@@ -96,7 +96,7 @@ class TAAC(PeerFolder):
         self, source: tuple[Any, NDArray[np.float32]] | None, items: NDArray[np.int64], sequences: Sequences
     ) -> tuple[Embeddings, tuple[str, ...]]:
         if source is None:
-            return self.vectors([], len(items), texts=None, sequences=sequences)
+            return self.vectors(self.path, [], len(items), texts=None, sequences=sequences)
         row, x = source
         out = np.zeros((len(items), x.shape[1]), dtype=np.float32)
         there = row[items] >= 0

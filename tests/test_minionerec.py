@@ -160,9 +160,10 @@ def test_a_run_takes_the_published_split_unless_told_otherwise(home: Path, tmp_p
 
 def test_several_datasets_in_a_folder_must_be_named(home: Path) -> None:
     (home / "index" / "Ink.item.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"several datasets: Ink, Pens.*dataset\.of=Ink"):
+    with pytest.raises(UsageError, match=r"several datasets: Ink, Pens.*Name one: minionerec:.*/Ink"):
         load(home)
     assert load(home, of="Pens").name == "Pens"
+    assert load(home / "Pens").name == "Pens"
     with pytest.raises(UsageError, match=r"minionerec\.of = 'Pen' is not in"):
         load(home, of="Pen")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -43,6 +44,7 @@ class PeerFolder(Dataset):
 
     def vectors(
         self,
+        folder: Path,
         own: list[Path],
         items: int | None,
         *,
@@ -54,11 +56,11 @@ class PeerFolder(Dataset):
         `own` are the files of vectors in this layout; `items` is how many rows there must be, where known.
         """
         source = self.embedding
-        named = [p for p in (self.path.expanduser() / source, Path(source).expanduser()) if p.is_file()]
+        named = [p for p in (folder / source, Path(source).expanduser()) if p.is_file()]
         if source == "auto" and len(own) > 1:
             raise UsageError(
                 f"{self.name}: several files hold vectors, {', '.join(p.name for p in own)}; name one with "
-                f"--set dataset.embedding={own[0].relative_to(self.path.expanduser())}"
+                f"--set dataset.embedding={own[0].relative_to(folder)}"
             )
         if named or (source == "auto" and own):
             path = named[0] if named else own[0]
@@ -91,6 +93,38 @@ class PeerFolder(Dataset):
             "sequences (collaborative), and say nothing of content",
         }
         return x, (*((made[found],) if source == "auto" else ()), *facts.get("notes", ()))
+
+
+class NamedFolder(PeerFolder):
+    """Base of datasets whose folders hold several: `NAME:FOLDER/DATASET` names one, as `of` does."""
+
+    group: ClassVar[str] = "Of every folder that may hold several datasets"
+
+    #: Which dataset, where the folder holds several, such as Office_Products.
+    of: str = ""
+
+    @abstractmethod
+    def names(self, folder: Path) -> set[str]:
+        """The datasets that a folder holds."""
+
+    def located(self, expected: str) -> tuple[Path, str]:
+        """The folder, and the one dataset in it that is meant."""
+        folder, name = self.path.expanduser(), self.of
+        inside = not name and not folder.is_dir() and folder.parent.is_dir()
+        if inside and folder.name in self.names(folder.parent):
+            folder, name = folder.parent, folder.name
+        if not folder.is_dir():
+            self.folder(expected)
+        found = sorted(self.names(folder))
+        if name and name not in found:
+            raise UsageError(
+                f"{self.name}.of = {name!r} is not in {folder}; there are {', '.join(found) or 'none'}"
+            )
+        if not name and len(found) != 1:
+            there = f"several datasets: {', '.join(found)}" if found else "no dataset"
+            hint = f". Name one: {self.name}:{folder}/{found[0]}" if found else ""
+            raise UsageError(f"{folder} holds {there}; expected {expected}{hint}")
+        return folder, name or found[0]
 
 
 def read_vectors(path: Path, nan: Nan) -> tuple[Embeddings, tuple[str, ...]]:
