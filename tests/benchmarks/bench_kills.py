@@ -157,7 +157,7 @@ def main() -> None:
         if ended(made, 600) != 0:
             sys.exit((root / "fit.log").read_text())
         few = str(args.rows // 30)
-        vae = ["epochs=12", "batch=512", "levels=3", "codebook_size=64", "checkpoint_every=0"]
+        vae = ["epochs=12", "batch_size=512", "levels=3", "codebook_size=64", "checkpoint_every=0"]
         commands: dict[str, tuple[Callable[[Path], list[str]], Callable[[Path], Contents]]] = {
             "encode": (
                 lambda out: ["encode", model, x, "--out", str(out / "x.parquet"), "--shard-rows", few],
