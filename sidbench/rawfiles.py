@@ -195,7 +195,7 @@ def flat(line: str, names: tuple[str, ...], path: Path, number: int) -> list[Any
     at, end = 1, ""
     if line.startswith("{"):
         while pair := _PAIR.match(line, at):
-            found[pair[1].lstrip("uU")[1:-1]] = pair[2]
+            found[_value(pair[1], path, number)] = pair[2]
             at, end = pair.end(), pair[3]
             if end == "}" and at == len(line):
                 return [None if (v := found.get(n)) is None else _value(v, path, number) for n in names]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sidbench import public, rawfiles, registry
 from sidbench.dataset import Corpus
@@ -514,6 +517,30 @@ def test_counts_after_other_steps_are_not_compared(folder: Path) -> None:
     assert any("LC-Rec" in n for n in dataset.replace(text="{brand}", history=3).load().notes)
 
 
+def test_the_real_beauty_log_is_as_published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processed log, written back in the layout of its origin: no count is off, no event goes."""
+    real = Path(os.environ.get("SIDBENCH_DATA", "")) / "amazon-beauty-2014"
+    if not os.environ.get("SIDBENCH_DATA") or not real.is_dir():
+        pytest.skip("SIDBENCH_DATA names no folder with amazon-beauty-2014")
+    rows = pq.read_table(real / "sequences.parquet").to_pylist()
+    review = '{{"reviewerID": "{}", "asin": "{}", "helpful": [0, 0], "overall": 5.0, "unixReviewTime": {}}}\n'
+    text = "".join(review.format(r["user"], i, t) for r in rows for t, i in enumerate(r["items"]))
+    (folder / "reviews_Beauty_5.json").write_text(text)
+    (folder / "meta_Beauty.json").write_text("{'asin': '0', 'title': 'Soap'}\n")
+    monkeypatch.setattr(
+        public, "vectors_for", lambda spec, **about: (np.ones((about["items"], 2), np.float32), {})
+    )
+    corpus = make("amazon-2014", files=folder, statistics="error", history=0).load()
+    assert (len(corpus.user_ids), len(corpus.item_ids), len(corpus.sequences.items)) == (
+        22_363,
+        12_101,
+        198_502,
+    )
+    assert [n for n in corpus.notes if "dropped" in n] == []
+    ids = corpus.item_ids.astype(np.int64)
+    assert np.array_equal(ids[corpus.sequences.items], np.concatenate([r["items"] for r in rows]))
+
+
 # ------------------------------------------------------------------------------------------ vectors
 
 
@@ -686,6 +713,22 @@ def test_fields_inside_texts_are_no_fields() -> None:
     assert rawfiles.first_string("{'title': 'x', 'asin': 'B00'}", "asin") is None
     assert rawfiles.first_string("{'asin': ['B00']}", "asin") is None
     assert rawfiles.first_string(r"{'asin': 'B\'00'}", "asin") is None
+
+
+PLAIN = st.one_of(
+    st.text(max_size=8),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.booleans(),
+    st.none(),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.text(st.sampled_from("abcu'\"\\"), min_size=1, max_size=3), PLAIN, max_size=5))
+def test_plain_dicts_read_pair_by_pair_are_what_python_reads(said: dict[str, Any]) -> None:
+    names = (*said, "missing")
+    assert rawfiles.flat(repr(said), names, Path("x"), 1) == [said.get(n) for n in names]
 
 
 @pytest.mark.parametrize(
