@@ -3,7 +3,8 @@
 100 thousand, a million and ten million items of 32 dimensions (those of bench_resolvers.py), 4 x 256 codes,
 every stage in a process of its own: fit, encode, resolve, write, and the decoder's tree with a search in it.
 Writes results/published/scale.json, its picture scale.svg, and the table between the marks of docs/scale.md.
-Seconds are of the wall; those of all cores together, which a busy machine stretches less, stand beside them.
+Table and picture go by seconds of the processor, all cores together, which other work on the machine hardly
+changes; those of the wall stand beside them in the JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from typing import Any
 import numpy as np
 from measured import mapped, measured, world
 
+from sidbench import provenance
+from sidbench.report.drawing import DASHES, HUES, INK, MUTED, Figure, chart, spread
+
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "scale.md"
 DIMENSIONS, LEVELS, CODES, USERS = 32, 4, 256, 256
 HEIGHT = 300  # of the picture
 MOST = 10_000_000
@@ -150,18 +155,18 @@ def table(data: dict[str, Any]) -> str:
     """What docs/scale.md shows."""
     sizes = data["items"]
     lines = [
-        f"| Stage | {' | '.join(_short(n) for n in sizes)} | grows as | memory | a billion: time | memory |",
+        f"| Stage | {' | '.join(_short(n) for n in sizes)} | grows as | memory | a billion: time, | memory |",
         f"| :-- | {' | '.join('--:' for _ in sizes)} | :-: | --: | --: | --: |",
     ]
     for stage, (_, _, _, words) in STAGES.items():
         points = {p["items"]: p for p in data["measured"] if p["stage"] == stage}
         if not points:
             continue
-        cells = [_time(points[n]["seconds"]) if n in points else "–" for n in sizes]
+        cells = [_time(points[n]["processor_seconds"]) if n in points else "–" for n in sizes]
         power = data["grows"].get(stage)
         lines.append(
             f"| {words} | {' | '.join(cells)} | {'–' if power is None else f'n^{power:.2f}'} "
-            f"| {points[max(points)]['memory_gb']:.2g} GB | {_time(_billion(points, 'seconds'))} "
+            f"| {points[max(points)]['memory_gb']:.2g} GB | {_time(_billion(points, 'processor_seconds'))} "
             f"| {_billion(points, 'memory_gb'):,.0f} GB |"
         )
     return "\n".join(lines)
@@ -186,13 +191,11 @@ def _short(n: int) -> str:
     return f"{n // 10**6} million" if n >= 10**6 else f"{n // 1000} thousand" if n >= 1000 else str(n)
 
 
-def picture(data: dict[str, Any]) -> str:
+def picture(data: dict[str, Any]) -> Figure:
     """Seconds by items, both in powers of ten, and a line along which cost is in proportion."""
-    from sidbench.report.drawing import DASHES, HUES, INK, MUTED, Figure, chart, spread
-
     shown = ["fit", "fit all", "encode", "nearest-free", "suffix", "write", "tree"]
-    points = [p for p in data["measured"] if p["stage"] in shown and p["seconds"] > 0]
-    rows = [{"items": p["items"], "seconds": p["seconds"], "stage": p["stage"]} for p in points]
+    points = [p for p in data["measured"] if p["stage"] in shown and p["processor_seconds"] > 0]
+    rows = [{"items": p["items"], "seconds": p["processor_seconds"], "stage": p["stage"]} for p in points]
     last = {r["stage"]: r for r in sorted(rows, key=lambda r: float(r["items"]))}
     first, most = min(r["seconds"] for r in rows), max(r["seconds"] for r in rows)
     low, high = min(data["items"]), max(data["items"])
@@ -213,7 +216,7 @@ def picture(data: dict[str, Any]) -> str:
         powers = range(math.ceil(math.log10(bounds[0])), math.floor(math.log10(bounds[1])) + 1)
         y = alt.Y(
             "seconds:Q",
-            title="Seconds",
+            title="Seconds of the processor",
             scale=alt.Scale(domain=bounds, **log),
             axis=alt.Axis(values=[10.0**e for e in powers], format="~g"),
         )
@@ -234,10 +237,10 @@ def picture(data: dict[str, Any]) -> str:
         ).properties(width=360, height=HEIGHT)
 
     caption = (
-        "Seconds on two cores by the number of items, 32 dimensions, 4 x 256 codes. Dashed: in proportion to "
-        "the items. fit sees 262,144 rows at most; fit all sees all of them in 10 iterations."
+        "Seconds of the processor by the number of items, 32 dimensions, 4 x 256 codes. Dashed: in "
+        "proportion to the items. fit sees 262,144 rows at most; fit all sees all of them in 10 iterations."
     )
-    return Figure("scale", "What a catalogue costs by its size", caption, data, build).file
+    return Figure("scale", "What a catalogue costs by its size", caption, rows, build)
 
 
 def main() -> None:
@@ -252,8 +255,6 @@ def main() -> None:
     given = parser.parse_args()
     path = given.to / "scale.json"
     if not given.draw:
-        from sidbench import provenance
-
         cores = provenance.available_cores()
         for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ[pool] = str(cores)  # the children's
@@ -272,12 +273,11 @@ def main() -> None:
         }
         path.write_text(json.dumps(data, indent=2) + "\n")
     data = json.loads(path.read_text())
-    path.with_suffix(".svg").write_text(picture(data))
-    page = ROOT / "docs" / "scale.md"
-    before, mark, rest = page.read_text().partition("<!-- measured -->\n")
+    path.with_suffix(".svg").write_text(picture(data).file)
+    before, mark, rest = PAGE.read_text().partition("<!-- measured -->\n")
     _, end, after = rest.partition("<!-- /measured -->")
     if given.to == ROOT / "results" / "published" and mark and end:
-        page.write_text(f"{before}{mark}{table(data)}\n{end}{after}")
+        PAGE.write_text(f"{before}{mark}{table(data)}\n{end}{after}")
     print(table(data))
 
 
