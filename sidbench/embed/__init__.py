@@ -141,7 +141,7 @@ def count_zeros(x: Floats, texts: pa.Array, notes: list[str]) -> dict[str, Any]:
     if zero.any():
         notes.append(
             f"{zero.sum():,} of {len(x):,} items have a vector of zeros: {(zero & empty).sum():,} have no "
-            f"text, {(zero & ~empty).sum():,} no word that another item has"
+            f"text, {(zero & ~empty).sum():,} no word that is known of others"
         )
     return facts
 

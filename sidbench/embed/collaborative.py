@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 #: How many numbers an item becomes, where there are as many items.
 DIM = 128
 #: How far apart two items of a user may stand; nearer ones count more (1 / distance).
-WINDOW = 5
+WINDOW = 3
 #: How much frequent neighbours are held back (word2vec's 3/4).
 SMOOTHING = 0.75
 # Randomised SVD: more vectors than asked for, and passes over the matrix.

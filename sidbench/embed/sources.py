@@ -129,9 +129,8 @@ class Text(Source):
         if self.encoder is not None:
             return self._read(texts, work)
         learned = Tfidf(held["words"].cast(pa.large_string()), held["idf"], held["axes"])
-        return self._counted(
-            learned.transform(texts), texts, {"method": facts.get("method"), "notes": []}, {}
-        )
+        about = {"method": facts.get("method"), "dim": learned.axes.shape[1], "notes": []}
+        return self._counted(learned.transform(texts), texts, about, {})
 
     def _read(self, texts: pa.Array, work: Path) -> Made:
         assert self.encoder is not None
@@ -156,12 +155,8 @@ class File(Source):
 
     def about(self, items: Catalogue) -> dict[str, Any]:
         vectors = self._open()
-        h = hashlib.sha256()
-        for path in vectors.files():
-            with path.open("rb") as f:
-                while chunk := f.read(1 << 20):
-                    h.update(chunk)
-        return {"kind": self.kind, "file": self.path.name, "sha256": h.hexdigest(), **vectors.layout()}
+        files = [output.sha256(path) for path in vectors.files()]
+        return {"kind": self.kind, "file": self.path.name, "sha256": files, "layout": vectors.layout()}
 
     def make(self, items: Catalogue, work: Path) -> Made:
         vectors, where = self._open(), f"--source vectors:{self.path.name}"

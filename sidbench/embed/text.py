@@ -60,10 +60,11 @@ def check_columns(asked: Sequence[str], names: Sequence[str], where: str) -> Non
 
 def joined(table: pa.Table, columns: Sequence[str]) -> pa.Array:
     """The cells of these columns behind each other, those that are empty left out."""
-    cells = [as_text(table.column(c)) for c in columns]
-    empty = pa.scalar(None, pa.large_string())
-    filled = [pc.if_else(pc.equal(c, ""), empty, c) for c in cells]
-    text = pc.binary_join_element_wise(*filled, pa.scalar(BETWEEN, pa.large_string()), null_handling="skip")
+    text, *rest = [as_text(table.column(c)) for c in columns]
+    for cells in rest:
+        both = pc.and_(pc.not_equal(text, ""), pc.not_equal(cells, ""))
+        between = pc.if_else(both, pa.scalar(BETWEEN, pa.large_string()), pa.scalar("", pa.large_string()))
+        text = pc.binary_join_element_wise(text, between, cells, pa.scalar("", pa.large_string()))
     return cut(text)
 
 
@@ -95,7 +96,7 @@ def as_text(column: Any) -> pa.Array:
         lengths = pc.fill_null(pc.list_value_length(column), 0).cast(pa.int64())
         offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(lengths)])
         lists = pa.LargeListArray.from_arrays(offsets, inner)
-        return pc.binary_join(lists, ", ")
+        return pc.binary_join(lists, pa.scalar(", ", pa.large_string()))
     try:
         text = column.cast(pa.large_string())
     except pa.ArrowException:
