@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sidbench.dataset import Embeddings, cached_rows, forget
+from sidbench.embed.text import WORDS, joined
 from sidbench.errors import DataError, UsageError
 from sidbench.files import tables
 from sidbench.files.columns import Columns, recognise
@@ -30,9 +31,6 @@ Rows = NDArray[np.int64]
 IN_MEMORY = 1 << 30
 #: Titles are for people: what they may take of memory together.
 TITLES = 256 << 20
-#: Columns that describe an item in words, in the order in which a person would say them.
-WORDS = ("title", "brand", "store", "manufacturer", "artist", "author", "genres", "genre", "categories",
-         "category", "main_category", "tags", "features", "description")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -145,8 +143,7 @@ class Items:
         """All that is said of the items in words."""
         if self.table is None or not self.facts["words"]:
             return None
-        columns = [pc.fill_null(_as_text(self.table.column(n)), "") for n in self.facts["words"]]
-        return tables.whole(pc.binary_join_element_wise(*columns, ". "))
+        return joined(self.table, self.facts["words"])
 
     def _drop(self, keep: NDArray[np.bool_], why: str, refuse: bool) -> None:
         """Leave items out, counted and said; or refuse them."""
@@ -225,12 +222,13 @@ def open_items(
     table = tables.read(path, list(dict.fromkeys([known["item"], *known.values(), *words])))
     ids = identifiers(tables.whole(table.column(known["item"])), path)
     ids = from_text(ids) if text else ids
+    used = {*known.values(), inside, *wide, *(words if without_vectors else [])}
     facts: dict[str, Any] = {
         "file": path.name,
         "kind": tables.kind_of(path).lstrip(".") or "folder of parquet",
         "rows": len(table),
         "columns": known,
-        "others": [n for n in names if n not in known.values() and n != inside and n not in wide],
+        "others": [n for n in names if n not in used],
         "words": words,
         "dropped": {},
     }
