@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sidbench import registry
 from sidbench.bench import Bench, Task, fresh, refuse, with_seed
 from sidbench.dataset import cached_files
@@ -82,7 +84,10 @@ def make_plan(
         draws = isinstance(row.method, Tokenizer) or row.method.random
         seeds = settings.seeds if draws else [0]
         tasks += [with_seed(row, seed, device) for seed in dict.fromkeys(seeds)]
-    done = {} if redo else {i: r for i, t in enumerate(tasks) if (r := fresh(t, bench, store)) is not None}
+    # Records name their machine: who has no GPU cannot say which those of a cluster are; its workers can.
+    blind = device.startswith("cuda") and not torch.cuda.is_available()
+    look = () if redo or blind else enumerate(tasks)
+    done = {i: r for i, t in look if (r := fresh(t, bench, store)) is not None}
     notes = (*left_out, *_unused(settings, tasks), *_unbound(settings, tasks))
     return Plan(bench, tuple(tasks), store, done, notes, cached, loggers)
 

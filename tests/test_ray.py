@@ -6,6 +6,7 @@ Most of it needs no Ray: an engine that sends everything through pickle stands i
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import pickle
@@ -24,16 +25,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
 
 import sidbench
-from sidbench import plan
+from sidbench import matrix, plan
 from sidbench.catalogue.encode import encode
 from sidbench.catalogue.job import Source
 from sidbench.catalogue.spread import needs, spread
 from sidbench.cli import main
+from sidbench.display import Several
 from sidbench.engines import Engine, Local, Lost, Needs, Work, cluster, opened
 from sidbench.errors import StorageError, UsageError
 from sidbench.matrix import Done, run_plan
+from sidbench.record import RunRecord
 from sidbench.settings import read_settings
 
 PACKAGE = Path(sidbench.__file__).parent
@@ -124,6 +129,34 @@ def test_a_row_whose_worker_always_dies_is_a_failed_row_and_the_others_stand(
     assert there[1]["id"] == here[1]["id"]
     assert there[1]["error"]["stage"] == "worker"
     assert ran(Apart(), tmp_path)[0] == here  # the same command makes it good
+
+
+def test_who_has_no_gpu_plans_for_those_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Apart, "device", lambda engine, asked: "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    made = plan.make_plan(settings(tmp_path, methods="popularity,lsh"), engine=Apart())
+    assert made.done == {}
+    assert matrix.needs(made.bench) == Needs(1, 1)
+
+
+def test_what_a_person_sees_of_rows_that_run_elsewhere(tmp_path: Path) -> None:
+    made = plan.make_plan(settings(tmp_path, methods="popularity,lsh", seeds="0,1"), engine=Apart())
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    record = RunRecord("id", "ok", {}, "", metrics={"recall@10": 0.0712})
+    with Several(console, made.tasks) as display:
+        display.started(0, made.tasks[0])
+        display.finished(2, made.tasks[2], record, False, 12.0)
+        with console.capture() as live:
+            console.print(display)
+        assert live.get().startswith("1 of 3 rows done")
+        for i in (0, 1):
+            display.finished(i, made.tasks[i], record, False, 12.0)
+        with console.capture() as live:
+            console.print(display)
+        assert not live.get().strip()
+    assert isinstance(console.file, io.StringIO)
+    assert "lsh + suffix seed 1" in console.file.getvalue().splitlines()[0]
+    assert "12.0 s" in console.file.getvalue()
 
 
 def test_a_node_with_other_code_is_an_error_that_says_so(
@@ -304,6 +337,7 @@ def test_a_node_is_killed_and_every_shard_is_there_as_without_ray(tmp_path: Path
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
+        "RAY_worker_niceness": "0",
         # A node is missed after two seconds instead of half a minute.
         "RAY_health_check_initial_delay_ms": "0",
         "RAY_health_check_period_ms": "500",

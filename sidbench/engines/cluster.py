@@ -31,9 +31,11 @@ def joined(address: str | None) -> Iterator[Engine]:
     """The cluster at an address (else RAY_ADDRESS, else one of this machine alone), left at the end."""
     if find_spec("ray") is None:
         raise UsageError("--engine ray needs Ray, which is not installed: pip install 'sidbench[ray]'")
-    # Read by Ray as it is imported: nothing is sent anywhere, and a task without a GPU is not denied one.
+    # Read by Ray as it starts: nothing is sent anywhere, a task without a GPU is not denied one, and workers
+    # have the rank of any other process, which timings depend on.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     if ray.is_initialized():  # by whoever called us, who will also end it
