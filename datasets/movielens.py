@@ -23,10 +23,10 @@ SITE = "https://files.grouplens.org/datasets/movielens/"
 PAGE = "it is listed at https://grouplens.org/datasets/movielens/"
 #: Files of the archive that are read: ratings and movies.
 MEMBERS = {"1m": ("ratings.dat", "movies.dat"), "32m": ("ratings.csv", "movies.csv")}
-#: Of GroupLens' README files; 3,706 of the movies of 1M have ratings.
+#: Of GroupLens' README files; that 3,706 of the films of 1M have ratings is what others count in it.
 FIGURES = {
-    "1m": Figures(6_040, 3_706, 1_000_209, "GroupLens"),
-    "32m": Figures(200_948, None, 32_000_204, "GroupLens"),
+    "1m": Figures(6_040, 3_706, 1_000_209, "the published archive"),
+    "32m": Figures(200_948, None, 32_000_204, "the published archive"),
 }
 RATINGS = {"userId": pa.int32(), "movieId": pa.int32(), "rating": pa.float32(), "timestamp": pa.int64()}
 

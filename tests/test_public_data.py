@@ -483,9 +483,9 @@ def test_where_the_files_lie_names_no_other_data(folder: Path) -> None:
 def test_other_counts_than_the_published_are_an_error_with_both(folder: Path) -> None:
     movielens(folder, "1m", True)
     dataset = make("movielens", files=folder)
-    with pytest.raises(DataError, match=r"39 interactions where GroupLens has 1,000,209.*statistics=note"):
+    with pytest.raises(DataError, match=r"39 interactions where .* has 1,000,209.*statistics=note"):
         dataset.replace(statistics="error").load()
-    assert any("7 users where GroupLens has 6,040" in n for n in dataset.load().notes)
+    assert any("7 users where the published archive has 6,040" in n for n in dataset.load().notes)
 
 
 @pytest.mark.parametrize(
