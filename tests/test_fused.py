@@ -144,6 +144,7 @@ def test_torch_gives_equal_codes_whatever_travels_at_a_time(monkeypatch: pytest.
     assert ran == {"encode": "torch"}
     np.testing.assert_array_equal(whole, residual.encode(x, books))
     monkeypatch.setattr(device, "LOAD", 4 * 32 * 7)
+    monkeypatch.setattr(device, "FEWEST", 1)
     monkeypatch.setattr(fused, "ON_DEVICE", 256 * 3)
     codes, doubt = fused.propose(x, words, CPU)
     np.testing.assert_array_equal(codes[~doubt], whole[~doubt])
@@ -183,6 +184,7 @@ def test_codes_on_cuda_are_those_of_the_processor(name: str, monkeypatch: pytest
     x, books = CASES[name]
     many = np.concatenate([x] * 40)
     monkeypatch.setattr(device, "LOAD", 4 * x.shape[1] * 1000)  # several loads, the last one shorter
+    monkeypatch.setattr(device, "FEWEST", 1)
     with device.noting() as ran:
         found = residual.encode(many, books, device="cuda")
     np.testing.assert_array_equal(found, residual.encode(many, books))

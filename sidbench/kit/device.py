@@ -89,8 +89,9 @@ def noting() -> Iterator[dict[str, str]]:
         _notes.reset(token)
 
 
-#: Bytes of rows that travel to a device at a time.
-LOAD = 1 << 26
+#: Bytes of rows that travel to a device at a time: few, so that a piece of a catalogue is several such loads;
+#: but never so few rows that a device waits for its orders.
+LOAD, FEWEST = 1 << 23, 1 << 15
 # Rows on a device -> what is to come back of them, row by row.
 Work = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
@@ -103,7 +104,7 @@ def through(
     On CUDA two loads are under way, each in pinned memory and a stream of its own: while one is computed the
     next is copied to the device, and the results of the one before come back.
     """
-    step = max(1, LOAD // (4 * x.shape[1]))
+    step = max(FEWEST, LOAD // (4 * x.shape[1]))
     if device.type != "cuda":
         for at in range(0, len(x), step):
             out = work(tensor(x[at : at + step]).to(device))
