@@ -115,23 +115,22 @@ class Handle:
             )
         return order[at]
 
-    def items_of(self, sid: Any) -> Ids | list[Ids]:
-        """The ids of all items that have this SID or, of the beginning of one, that are below it.
+    def items_of(self, sid: Any) -> Ids:
+        """The ids of all items that have this SID or, of the beginning of one, that are below it."""
+        return self.items_of_each(np.asarray(sid)[None])[0]
 
-        Several SIDs of one length (a 2-D array) give a list, an array for each; a SID that nobody has gives
-        none.
-        """
-        asked = np.asarray(sid)
+    def items_of_each(self, sids: Any) -> list[Ids]:
+        """The same for many SIDs, or beginnings, of one length: an array of ids for each."""
+        asked = np.asarray(sids)
         asked = asked.astype(np.int64) if not asked.size else asked
-        if asked.dtype.kind not in "iu" or asked.ndim not in (1, 2) or asked.shape[-1] > self.sids.levels:
+        if asked.dtype.kind not in "iu" or asked.ndim != 2 or asked.shape[1] > self.sids.levels:
             raise UsageError(
                 f"a SID is up to {self.sids.levels} codes, such as {self.sids.codes[0].tolist()}; given "
-                f"{asked.dtype} of shape {asked.shape}"
+                f"{asked.dtype} of shape {asked.shape[1:]}"
             )
         index = self._index
-        begin, end = index.find(np.atleast_2d(asked).astype(np.int64))
-        found = [self.sids.item_ids[index.order[a:b]] for a, b in zip(begin, end, strict=True)]
-        return found[0] if asked.ndim == 1 else found
+        begin, end = index.find(asked.astype(np.int64))
+        return [self.sids.item_ids[index.order[a:b]] for a, b in zip(begin, end, strict=True)]
 
     def codebooks(self) -> list[NDArray[np.float32]]:
         """The vectors of each level's codes, where the method has such."""

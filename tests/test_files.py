@@ -94,6 +94,17 @@ def as_csv(table: pa.Table, path: Path, sep: str = ",") -> Path:
     return path
 
 
+def as_json(value: Any, path: Path) -> Path:
+    path.write_text(json.dumps(value))
+    return path
+
+
+def as_npz(table: pa.Table, path: Path) -> Path:
+    columns: dict[str, Any] = {k: np.asarray(table[k].to_pylist()) for k in table.column_names}
+    np.savez(path, **columns)
+    return path
+
+
 def as_jsonl(table: pa.Table, path: Path) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
     return path
@@ -129,8 +140,9 @@ def in_other_order(path: Path) -> None:
     pq.write_table(pa.table({"asin": [IDS[i] for i in order], "vec": X[order].tolist()}), path)
 
 
-def fbin(path: Path) -> None:
-    path.write_bytes(np.array([N, D], "<u4").tobytes() + X.tobytes())
+def fbin(path: Path, cut: int = 0, more: bytes = b"") -> None:
+    whole = np.array([N, D], "<u4").tobytes() + X.tobytes()
+    path.write_bytes(whole[: len(whole) - cut] + more)
 
 
 ITEMS: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -148,9 +160,7 @@ ITEMS: dict[str, Callable[[Path], dict[str, Any]]] = {
         "items": as_csv(columns(**{f"emb_{i}": X[:, i] for i in range(D)}), home / "items.csv")
     },
     "jsonl": lambda home: {"items": as_jsonl(listed(), home / "items.jsonl")},
-    "json": lambda home: (home / "items.json").write_text(json.dumps(listed().to_pylist())) and {
-        "items": home / "items.json"
-    },
+    "json": lambda home: {"items": as_json(listed().to_pylist(), home / "items.json")},
     "feather": lambda home: pyarrow.feather.write_feather(listed(), home / "items.feather")
     or {"items": home / "items.feather"},
     "npy beside": beside("x.npy", lambda p: np.save(p, X.astype(np.float16))),
@@ -168,18 +178,14 @@ SEQUENCES: dict[str, Callable[[Path], Path]] = {
     "jsonl": lambda home: as_jsonl(events(), home / "log.jsonl"),
     "feather": lambda home: pyarrow.feather.write_feather(events(), home / "log.feather")
     or home / "log.feather",
-    "npz": lambda home: np.savez(
-        home / "log.npz", **{k: np.asarray(events()[k].to_pylist()) for k in events().column_names}
-    )
-    or home / "log.npz",
+    "npz": lambda home: as_npz(events(), home / "log.npz"),
     "shuffled": lambda home: pq.write_table(events().take(RNG.permutation(len(EVENTS))), home / "log.parquet")
     or home / "log.parquet",
     "lists": lambda home: pq.write_table(lists(), home / "lists.parquet") or home / "lists.parquet",
     "lists in csv": lambda home: as_csv(lists(), home / "lists.csv", ";"),
-    "lists in json": lambda home: (home / "lists.json").write_text(
-        json.dumps(dict(zip(lists()["user"].to_pylist(), lists()["items"].to_pylist(), strict=True)))
-    )
-    and home / "lists.json",
+    "lists in json": lambda home: as_json(
+        dict(zip(lists()["user"].to_pylist(), lists()["items"].to_pylist(), strict=True)), home / "lists.json"
+    ),
 }  # fmt: skip
 
 
@@ -484,8 +490,8 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "npz, one axis": ("x.npz", lambda p: np.savez(p, x=X[0]), "which array"),
     "npz of text": ("x.npz", lambda p: np.savez(p, x=X.astype(str)), "expected rows of numbers"),
     "short fbin": ("x.fbin", lambda p: p.write_bytes(b"\x01"), "expected rows and dimensions"),
-    "torn fbin": ("x.fbin", lambda p: (fbin(p), p.write_bytes(p.read_bytes()[:-4])), "cut short"),
-    "long fbin": ("x.fbin", lambda p: (fbin(p), p.write_bytes(p.read_bytes() + b"1234")), "4 bytes follow"),
+    "torn fbin": ("x.fbin", lambda p: fbin(p, 4), "cut short"),
+    "long fbin": ("x.fbin", lambda p: fbin(p, 0, b"1234"), "4 bytes follow"),
     "csv of words": ("x.csv", lambda p: p.write_text("item,embedding\n1,a b\n2,c d\n"), "is no number"),
     "ragged csv": ("x.csv", lambda p: p.write_text("item,embedding\n1,1 2\n2,1\n"), "row 1 has 1 numbers"),
     "torn csv": ("x.csv", lambda p: p.write_text("item,emb\n1,2,3\n"), "cannot be read as csv"),

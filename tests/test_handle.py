@@ -116,7 +116,7 @@ def test_a_prefix_gives_all_that_is_below(run: Handle) -> None:
     assert sorted(run.items_of([])) == sorted(IDS)
     for depth in (1, 2, 3):
         prefixes = np.unique(codes[:, :depth], axis=0)
-        found = run.items_of(prefixes)
+        found = run.items_of_each(prefixes)
         for prefix, items in zip(prefixes, found, strict=True):
             assert sorted(items) == sorted(IDS[(codes[:, :depth] == prefix).all(axis=1)])
         assert sum(map(len, found)) == N
