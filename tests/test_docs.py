@@ -23,7 +23,7 @@ def commands(text: str) -> list[list[str]]:
     """Every sidbench command of the code blocks, as its words."""
     out = []
     for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             for part in line.split("&&"):
                 words = shlex.split(part, comments=True)
                 words = [w for w in words if not re.fullmatch(r"[A-Z_]+=.*", w)]
