@@ -15,7 +15,7 @@ from sidbench import __version__, cli_files
 from sidbench.errors import SidbenchError, UsageError
 
 #: Commands that go on where they were stopped.
-RESUMED = ("run", "fit", "encode", "ensure")
+RESUMED = ("run", "fit", "encode", "ensure", "embed")
 
 
 class _Commands(TyperGroup):

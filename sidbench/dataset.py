@@ -158,6 +158,9 @@ class Corpus:
     times: NDArray[np.int64] | None = None
     #: The split that was published with the data, where there is one; the protocol `published` applies it.
     published: Published | None = None
+    #: The protocol from whose training interactions the vectors were learned, if from any: under another one
+    #: they would know what it tests.
+    learned_under: str = ""
     #: What was noticed on the way in, for people: ties, dropped rows.
     notes: tuple[str, ...] = ()
     #: A hash of what is learned from (vectors and sequences); decides the order of `permuted`.

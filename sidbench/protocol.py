@@ -268,7 +268,14 @@ def make_protocol(name: str, values: dict[str, Any] | None = None) -> Protocol:
 
 def split(corpus: Corpus, protocol: str, values: dict[str, Any] | None = None) -> Split:
     """Apply a protocol by name."""
-    return make_protocol(protocol, values).split(corpus)
+    made = make_protocol(protocol, values)
+    if corpus.learned_under not in ("", made.name):
+        raise UsageError(
+            f"dataset {corpus.name!r}: its vectors were learned from training interactions of "
+            f"{corpus.learned_under}, and would know what {made.name} tests; give vectors of content, or "
+            f"--protocol {corpus.learned_under}"
+        )
+    return made.split(corpus)
 
 
 def leave_one_out(corpus: Corpus) -> Split:

@@ -23,7 +23,7 @@ from pydantic import BeforeValidator, Field
 from sidbench import prepare, rawfiles
 from sidbench.dataset import Corpus, Dataset, Embeddings, cache_folder
 from sidbench.download import Remote, fingerprint, obtain
-from sidbench.embed import vectors_for
+from sidbench.embed import learned_beside, vectors_for
 from sidbench.errors import DataError, UsageError
 from sidbench.files.ids import as_numpy
 from sidbench.prepare import Log, Mask, Steps
@@ -140,7 +140,7 @@ class Public(Dataset):
         texts = filled(self.text, about)
         own = Path(self.embedding).expanduser()
         if own.is_file():
-            x, said = by_id(own, prepared.item_ids), ()
+            x, said, under = by_id(own, prepared.item_ids), (), learned_beside(own)
         else:
             x, facts = vectors_for(
                 self.embedding,
@@ -149,7 +149,7 @@ class Public(Dataset):
                 items=len(prepared.item_ids),
                 where=f"dataset {self.label()!r}",
             )
-            said = tuple(facts.get("notes", ()))
+            said, under = tuple(facts.get("notes", ())), str(facts.get("learned_under", ""))
         x, odd = self._finite(x, prepared.item_ids)
         return Corpus(
             name=self.label(),
@@ -159,6 +159,7 @@ class Public(Dataset):
             user_ids=as_numpy(prepared.user_ids),
             titles=as_numpy(about.column("title")),
             times=prepared.times,
+            learned_under=under,
             notes=(*prepared.notes, *notes, *said, *odd),
         )
 

@@ -364,6 +364,19 @@ def test_sequences_of_the_command_are_training_alone(shop: Path) -> None:
     assert (shop / "items.npy").read_bytes() == before
 
 
+def test_vectors_that_know_one_protocol_run_under_no_other(shop: Path) -> None:
+    """The file remembers what it was learned from, as long as it is that file."""
+    from sidbench.protocol import split
+
+    assert run(str(shop), "--source", f"sequences:{shop / 'sequences.parquet'}") == 0
+    corpus = Folder(path=shop).load().permuted()
+    assert len(split(corpus, "leave-one-out").test)
+    with pytest.raises(UsageError, match="would know what cold-start tests"):
+        split(corpus, "cold-start")
+    np.save(shop / "items.npy", np.ones((60, 2), np.float32))
+    assert Folder(path=shop).load().learned_under == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

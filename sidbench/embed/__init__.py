@@ -119,6 +119,22 @@ def of_file(path: Path, items: int, where: str) -> tuple[Floats, dict[str, Any]]
     return x, {"source": "vectors", "file": path.name, "dim": vectors.dim, "notes": []}
 
 
+def learned_beside(path: Path) -> str:
+    """The protocol from whose training interactions `sidbench embed` learned a file of vectors, if from any.
+
+    Its manifest says so, as long as it lies beside just this file.
+    """
+    from sidbench.embed.job import Place, read_manifest
+    from sidbench.embed.output import sha256
+
+    place = Place(path)
+    if not place.manifest.is_file():
+        return ""
+    manifest = read_manifest(place.manifest)
+    under = next((f["learned_under"] for f in manifest["found"] if f.get("learned_under")), "")
+    return under if under and manifest["output"]["sha256"] == sha256(path) else ""
+
+
 def as_texts(texts: pa.Array | pa.ChunkedArray | list[str]) -> pa.Array:
     """One arrow array of text; nothing stands for an empty one."""
     import pyarrow.compute as pc

@@ -37,6 +37,7 @@ def of_sequences(
     unseen = int((~x.any(axis=1)).sum())
     facts: dict[str, Any] = {
         "source": "collaborative",
+        "learned_under": "leave-one-out",
         "method": "svd of positive pointwise mutual information",
         "dim": x.shape[1],
         "asked_dim": dim or DIM,
@@ -47,8 +48,8 @@ def of_sequences(
         "interactions": len(train.items),
         "zero_vectors": unseen,
         "notes": [
-            f"collaborative vectors from {len(train.items):,} training interactions of leave-one-out (under "
-            "another protocol they may know what it tests)"
+            f"collaborative vectors from {len(train.items):,} training interactions of leave-one-out (equal "
+            "times in the order of the file): for that protocol alone"
         ],
     }
     if unseen:

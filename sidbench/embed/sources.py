@@ -238,7 +238,8 @@ class Sequences(Source):
             if new
             else []
         )
-        return Made(x, {"dim": x.shape[1], "unknown": new, "notes": notes})
+        under = facts.get("learned_under", "")
+        return Made(x, {"dim": x.shape[1], "unknown": new, "learned_under": under, "notes": notes})
 
     @property
     def _where(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sidbench.dataset import Corpus
-from sidbench.embed import vectors_for
+from sidbench.embed import learned_beside, vectors_for
 from sidbench.errors import DataError
 from sidbench.files.columns import Columns
 from sidbench.files.events import FEWEST, Events, read_events
@@ -82,8 +82,10 @@ class Sources:
                 f"vectors are made by {self.embedding} of {', '.join(items.facts['words']) or 'sequences'}"
             ]
             made += about.get("notes", [])
+            learned_under = about.get("learned_under", "")
         else:
             embeddings = items.load()
+            learned_under = learned_beside(items.vectors.path)
         said = [columns_said(items.facts), columns_said(events.facts)] if say_columns else []
         titles, categories = items.titles, items.categories
         return Corpus(
@@ -95,6 +97,7 @@ class Sources:
             titles=titles,
             categories=categories,
             times=times,
+            learned_under=learned_under,
             notes=(*said, *items.notes, *made, *events.notes, *notes),
         )
 
