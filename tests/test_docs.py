@@ -54,7 +54,7 @@ def test_no_place_was_kept_for_text_to_come() -> None:
         assert not re.search(r"^[A-Z]+(-[A-Z]+)+$|TODO|TBD", text, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("kind", ["tokenizer", "resolver", "reference"])
+@pytest.mark.parametrize("kind", ["tokenizer", "resolver", "reference", "dataset", "format"])
 def test_the_readme_names_every_built_in_plugin(kind: str) -> None:
     origins = registry.scan().origins
     for name, cls in registry.plugins(kind).items():

@@ -54,7 +54,7 @@ def import_(
         f"the file counts from {about['base']}, {shared:,} items repeat another's SID"
     )
     console.print(
-        f"Next: sidbench inspect {out}   or   sidbench run --methods precomputed,random "
+        f"Next: sidbench inspect {out}   or   sidbench run --methods precomputed --resolvers keep "
         f"--set precomputed.path={out / 'sids.parquet'} --dataset …",
         style="dim",
     )
