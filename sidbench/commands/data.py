@@ -124,8 +124,8 @@ def _items(sources: Sources, found: Found) -> Items | None:
     found.items = {**items.facts, "items": len(items.ids), "ids": said_of_ids(as_numpy(items.ids[:1]))}
     if len(items.ids) < CODES:
         found.notes.append(
-            f"{len(items.ids):,} items are fewer than the {CODES} codes of a level: run with smaller ones "
-            "(--set all.codebook_size=64)"
+            f"{len(items.ids):,} items are fewer than the {CODES} codes of a level: run with fewer "
+            f"(--set all.codebook_size={max(2, 1 << len(items.ids).bit_length() - 2)})"
         )
     return items
 
