@@ -28,6 +28,7 @@ from sidbench.files.ids import from_text, identifiers, repeats, rows_of
 from sidbench.files.survey import Held, survey
 from sidbench.files.text import numbered
 from sidbench.registry import load_dataset, make_dataset
+from sidbench.settings import read_settings
 from sidbench.vectors import open_vectors
 
 N, D = 12, 3
@@ -470,8 +471,9 @@ def test_a_large_file_of_float32_is_mapped_and_not_copied(
     assert not (home / "cache").exists()
 
 
-def test_a_survey_counts_what_a_loop_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = RNG.integers(-1, 2, (300, 3)).astype(np.float32)
+@pytest.mark.parametrize("dim", [3, 4])
+def test_a_survey_counts_what_a_loop_would(monkeypatch: pytest.MonkeyPatch, dim: int) -> None:
+    x = RNG.integers(-1, 2, (300, dim)).astype(np.float32)
     x[5], x[9, 1], x[11] = np.nan, np.inf, 3.4e38
     monkeypatch.setattr(survey_module, "PIECE", 3 * 7)
     found, without = survey(Held(x), gaps=True)
@@ -609,6 +611,24 @@ def test_files_and_a_dataset_exclude_each_other(home: Path, capsys: pytest.Captu
     assert "not both" in capsys.readouterr().err
     assert call("run", "--columns", "item=x") == 2
     assert "--columns belongs to data" in capsys.readouterr().err
+
+
+def test_a_run_file_names_files_as_the_options_do(home: Path) -> None:
+    (home / "runs.toml").write_text(
+        'items = "items.parquet"\ncolumns = "item=item_id"\nembedding = "tfidf"\n'
+    )
+    found = read_settings(home / "runs.toml", {"sequences": "events.parquet"}, ["dataset.ties=shuffle"])
+    assert found.dataset == "files"
+    assert found.set["dataset"] == {
+        "items": "items.parquet",
+        "sequences": "events.parquet",
+        "embedding": "tfidf",
+        "columns": "item=item_id",
+        "ties": "shuffle",
+    }
+    assert read_settings(None, {"dataset": "x", "embedding": "tfidf"}, []).set["dataset"] == {
+        "embedding": "tfidf"
+    }
 
 
 def test_sequences_are_found_beside_the_items(home: Path) -> None:

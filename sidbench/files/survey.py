@@ -88,8 +88,8 @@ def survey(
         if len(whole):
             low, high = min(low, float(whole.min())), max(high, float(whole.max()))
         # Linear in the bits, modulo 2^64: equal rows give equal numbers, others all but never.
-        bits = (rows + np.float32(0)).view(np.uint32)
-        hashes.append((bits @ weights)[here & ~broken])
+        bits = (rows + np.float32(0)).view(np.uint32 if vectors.dim % 2 else np.uint64)
+        hashes.append(np.einsum("ij,j->i", bits, weights[: bits.shape[1]], dtype=np.uint64)[here & ~broken])
         if sink is not None:
             sink(at, rows)
     everything = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
