@@ -17,6 +17,7 @@ from sidbench.vectors import Vectors
 Mask = NDArray[np.bool_]
 #: Numbers that are looked at together.
 PIECE = 4_000_000
+MIX = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 
 @dataclass
@@ -87,9 +88,12 @@ def survey(
         whole = squares[here & ~zero & ~broken]
         if len(whole):
             low, high = min(low, float(whole.min())), max(high, float(whole.max()))
-        # Linear in the bits, modulo 2^64: equal rows give equal numbers, others all but never.
+        # A sum modulo 2^64: equal rows give equal numbers, others all but never. Mixed before, since the low
+        # bits of round numbers are zeros, which would leave the sum few bits to differ in.
         bits = (rows + np.float32(0)).view(np.uint32 if vectors.dim % 2 else np.uint64)
-        hashes.append(np.einsum("ij,j->i", bits, weights[: bits.shape[1]], dtype=np.uint64)[here & ~broken])
+        mixed = bits.astype(np.uint64, copy=False) * MIX
+        mixed ^= mixed >> np.uint64(32)
+        hashes.append(np.einsum("ij,j->i", mixed, weights[: bits.shape[1]])[here & ~broken])
         if sink is not None:
             sink(at, rows)
     everything = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
