@@ -206,7 +206,9 @@ def _about(job: Job, vectors: Vectors, place: Place, resolver: Resolver | None) 
         "resolver": "" if resolver is None else resolver.name,
         "resolver_params": {} if resolver is None else resolver.params(),
         "sidbench": __version__,
-        "code": provenance.code_fingerprint([cls.__module__]),
+        "code": provenance.code_fingerprint(
+            [cls.__module__, *([] if resolver is None else [type(resolver).__module__])]
+        ),
         "model": {"name": about["name"], "params": about["params"], "sha256": job.model_sha256},
         "input": vectors.layout(),
         "format": place.suffix[1:],
