@@ -17,8 +17,8 @@ app.add_typer(data, name="data")
 Vectors = Annotated[
     Path,
     typer.Argument(
-        help="Item vectors: .npy, .parquet, .safetensors, a plain dump (with --dim and --dtype), or a folder "
-        "of such files."
+        help="Item vectors: .npy, .parquet, .safetensors, .npz, .csv, .fbin, a plain dump (with --dim and "
+        "--dtype), or a folder of such files."
     ),
 ]
 Column = Annotated[
