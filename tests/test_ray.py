@@ -232,6 +232,20 @@ def test_an_address_without_ray_is_wrong_usage() -> None:
         pass
 
 
+@pytest.mark.parametrize("address", ["nonsense", "ray://10.0.0.1:10001", "10.0.0.1:x", ":6379"])
+def test_an_address_that_is_none_is_found_out_before_ray_is(address: str) -> None:
+    with pytest.raises(UsageError, match="expected HOST:PORT as `ray start --head` printed it, or auto"):
+        cluster._answers(address)
+
+
+def test_an_address_where_nobody_listens_is_an_error_at_once() -> None:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with pytest.raises(UsageError, match=f"no Ray cluster answers at 127.0.0.1:{port}"):
+        cluster._answers(f"127.0.0.1:{port}")
+
+
 def test_ray_is_imported_where_it_is_asked_for_and_nowhere_else() -> None:
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,8 @@ from sidbench.errors import SidbenchError, StorageError, UsageError
 RETRIES = 3
 #: Seconds between two looks at what is done, so that Ctrl-C is heard.
 LOOK = 1.0
+#: Seconds that the head of a cluster has to answer.
+PATIENCE = 10.0
 #: Where a plugin, a dataset or a downloaded file is looked for; workers look there too.
 FOLDERS = ("SIDBENCH_PLUGIN_PATH", "SIDBENCH_DATA", "SIDBENCH_CACHE")
 
@@ -42,7 +45,10 @@ def joined(address: str | None) -> Iterator[Engine]:
         yield Cluster(ray)
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    given: dict[str, Any] = {"address": address} if address else _alone()
+    given: dict[str, Any] = _alone()
+    if address:
+        _answers(address)
+        given = {"address": address}
     paths = {v: _absolute(os.environ[v]) for v in FOLDERS if os.environ.get(v)}
     if paths:
         given["runtime_env"] = {"env_vars": paths}
@@ -61,6 +67,24 @@ def joined(address: str | None) -> Iterator[Engine]:
 def _alone() -> dict[str, Any]:
     """A cluster of this machine, which ends with this process; no more cores than may be used."""
     return {"address": "local", "num_cpus": provenance.available_cores(), "include_dashboard": False}
+
+
+def _answers(address: str) -> None:
+    """Somebody listens there: Ray itself would wait most of a minute and then end the process."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not host or "/" in host or not port.isdecimal():
+        raise UsageError(
+            f"--address {address} does not fit; expected HOST:PORT as `ray start --head` printed it, or auto"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as e:
+        raise UsageError(
+            f"no Ray cluster answers at {address} ({e}); start one with `ray start --head --port {port}`, or "
+            "look which address it printed"
+        ) from None
 
 
 def _absolute(paths: str) -> str:
