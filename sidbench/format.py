@@ -179,7 +179,7 @@ class Format(Plugin):
 
     def prepared(self, export: Export) -> Export:
         """The export as this format keeps it: without the suffix where that is dropped."""
-        if self.suffix == "drop" and export.has_suffix:
+        if (self.suffix == "drop" or self.needs_tokenizer) and export.has_suffix:
             sids, own = export.sids, export.own
             cut = sids.replace(codes=sids.codes[:, :own].copy(), sizes=sids.sizes[:own])
             export = Export(cut, own, export.titles, export.corpus, export.tokenizer, export.source)

@@ -23,7 +23,8 @@ from sidbench.sids import SIDs
 N, SIZES = 40, (64, 64, 64, 50)
 CODES = np.random.default_rng(0).integers(0, 50, (N, 4)).astype(np.int32)
 CODES[0, 0] = 0
-BOTH = sorted(n for n, c in reading.known().items() if c.supports("read") and c.supports("write"))
+KNOWN: dict[str, Any] = reading.known()
+BOTH = sorted(n for n, c in KNOWN.items() if c.supports("read") and c.supports("write"))
 IDS: dict[str, Any] = {
     "numbers": np.random.default_rng(1).permutation(N),
     "text": np.array([f'B{i:03d}é"\\' for i in range(N)]),
@@ -50,7 +51,7 @@ def place(folder: Path, form: type[Format]) -> Path:
 @pytest.mark.parametrize("ids", IDS)
 @pytest.mark.parametrize("name", BOTH)
 def test_what_is_written_is_read_back_with_its_manifest(tmp_path: Path, name: str, ids: str) -> None:
-    form = reading.known()[name]
+    form = KNOWN[name]
     for base in form.bases:
         made = form(base=base) if len(form.bases) > 1 and "base" in form.__annotations__ else form()
         path = place(tmp_path, form)
@@ -81,7 +82,7 @@ def test_what_is_written_is_read_back_with_its_manifest(tmp_path: Path, name: st
 
 @pytest.mark.parametrize("name", BOTH)
 def test_a_suffix_of_some_items_alone(tmp_path: Path, name: str) -> None:
-    form = reading.known()[name]
+    form = KNOWN[name]
     path = place(tmp_path, form)
     if not form.lengths_differ:
         with pytest.raises(UsageError, match=r"20 items have shorter ones.*--suffix drop"):
@@ -152,7 +153,7 @@ def put(name: str, path: Path, ids: list[Any], sids: list[Any]) -> None:
 
 @pytest.mark.parametrize("name", BOTH)
 def test_files_made_by_hand_are_read_without_a_manifest(tmp_path: Path, name: str) -> None:
-    form = reading.known()[name]
+    form = KNOWN[name]
     path = place(tmp_path, form)
     put(name, path, list(range(N)), CODES.tolist())
     table = reading.read(path, "test", How(name))
@@ -164,7 +165,7 @@ def test_files_made_by_hand_are_read_without_a_manifest(tmp_path: Path, name: st
 
 @pytest.mark.parametrize("name", BOTH)
 def test_a_file_without_code_0_is_refused_with_what_to_say(tmp_path: Path, name: str) -> None:
-    form = reading.known()[name]
+    form = KNOWN[name]
     path = place(tmp_path, form)
     put(name, path, list(range(N)), (CODES + 1).tolist())
     with pytest.raises(DataError, match=r"has no code 0.*--base 0 if") as e:
@@ -195,7 +196,7 @@ def refused(name: str, path: Path, *said: str) -> str:
 
 @pytest.mark.parametrize("name", BOTH)
 def test_bytes_that_are_lost_or_never_were(tmp_path: Path, name: str) -> None:
-    form = reading.known()[name]
+    form = KNOWN[name]
     path = place(tmp_path, form)
     put(name, path, list(range(N)), CODES.tolist())
     whole = path.read_bytes()
@@ -235,14 +236,14 @@ def test_a_damaged_row_is_named(tmp_path: Path, name: str, kind: str) -> None:
         kind = "null"
     if name in MATRIX and kind in ("word", "none", "long"):
         pytest.skip("a matrix has no such row: see test_arrays_that_are_no_codes")
-    path = place(tmp_path, reading.known()[name])
+    path = place(tmp_path, KNOWN[name])
     put(name, path, list(range(N)), bad_rows(kind))
     refused(name, path, "column 7" if (name, kind) == ("grid", "nan") else "row 7")
 
 
-@pytest.mark.parametrize("name", [n for n in BOTH if not reading.known()[n].by_row])
+@pytest.mark.parametrize("name", [n for n in BOTH if not KNOWN[n].by_row])
 def test_an_item_that_stands_twice_or_not_at_all(tmp_path: Path, name: str) -> None:
-    path = place(tmp_path, reading.known()[name])
+    path = place(tmp_path, KNOWN[name])
     put(name, path, [3 if i == 7 else i for i in range(N)], CODES.tolist())
     refused(name, path, "several SIDs for the same item: 3", "row 7")
     put(name, path, list(range(N - 1)), CODES[:-1].tolist())
@@ -253,7 +254,7 @@ def test_an_item_that_stands_twice_or_not_at_all(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize("name", MATRIX)
 @pytest.mark.parametrize("held", [CODES[0], CODES[None], CODES.astype(bool), CODES + 0.5, CODES[:, :0]])
 def test_arrays_that_are_no_codes(tmp_path: Path, name: str, held: Any) -> None:
-    path = place(tmp_path, reading.known()[name])
+    path = place(tmp_path, KNOWN[name])
     if name == "grid":
         torch.save(torch.from_numpy(held.copy()), path)
     elif name == "npz":
@@ -267,7 +268,7 @@ def test_arrays_that_are_no_codes(tmp_path: Path, name: str, held: Any) -> None:
 
 @pytest.mark.parametrize("name", ["json", "lc-rec", "taac", "hf-tokens"])
 def test_json_that_is_no_index(tmp_path: Path, name: str) -> None:
-    path = place(tmp_path, reading.known()[name])
+    path = place(tmp_path, KNOWN[name])
     for text in (
         "3",
         '"text"',
@@ -301,14 +302,12 @@ def test_recbole_lines(tmp_path: Path) -> None:
         path.write_text(text)
         refused("recbole", path, said)
     with pytest.raises(UsageError, match="takes no tab"):
-        reading.write(
-            reading.known()["recbole"](), export(items=np.array([f"a\t{i}" for i in range(N)])), path
-        )
+        reading.write(KNOWN["recbole"](), export(items=np.array([f"a\t{i}" for i in range(N)])), path)
 
 
 def test_rows_of_liger_are_items_from_1(tmp_path: Path) -> None:
     path = tmp_path / "ids.pkl"
-    liger = reading.known()["liger"]()
+    liger = KNOWN["liger"]()
     reading.write(liger, export(items=np.random.default_rng(0).permutation(N) + 1), path)
     held = pickle.loads(path.read_bytes())
     order = np.argsort(np.random.default_rng(0).permutation(N))
@@ -320,7 +319,7 @@ def test_rows_of_liger_are_items_from_1(tmp_path: Path) -> None:
 def test_grid_has_a_row_for_each_level_and_a_column_for_each_item(tmp_path: Path) -> None:
     path = tmp_path / "merged_predictions_tensor.pt"
     sent = export()
-    reading.write(reading.known()["grid"](), sent, path)
+    reading.write(KNOWN["grid"](), sent, path)
     held = torch.load(path, weights_only=True)
     assert (held.dtype, tuple(held.shape)) == (torch.int64, (4, N))
     np.testing.assert_array_equal(held.numpy()[:, sent.sids.item_ids].T, CODES)
@@ -338,7 +337,7 @@ def test_a_small_tensor_could_stand_either_way(tmp_path: Path) -> None:
 
 def test_a_manifest_of_another_file_is_not_believed(tmp_path: Path) -> None:
     path = tmp_path / "x.index.json"
-    form = reading.known()["minionerec"]
+    form = KNOWN["minionerec"]
     reading.write(form(base=1), export(), path)
     assert reading.read(path, "test").base == 1
     path.write_text(path.read_text().replace("<a_", "<a_0", 1))
@@ -356,7 +355,7 @@ def test_what_cannot_be_written_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x.json"
-    form = reading.known()["json"]
+    form = KNOWN["json"]
     reading.write(form(), export(), path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
@@ -373,14 +372,14 @@ def test_what_cannot_be_written_leaves_what_was_there(
 def test_letters_run_out_where_the_system_has_none(tmp_path: Path) -> None:
     sids = SIDs(np.zeros((20, 6), np.int32), (2,) * 6, np.arange(20))
     with pytest.raises(UsageError, match="letters for 5 codes"):
-        reading.write(reading.known()["lc-rec"](), Export(sids, 6), tmp_path / "x.json")
-    reading.write(reading.known()["letter"](), Export(sids, 6), tmp_path / "x.json")
+        reading.write(KNOWN["lc-rec"](), Export(sids, 6), tmp_path / "x.json")
+    reading.write(KNOWN["letter"](), Export(sids, 6), tmp_path / "x.json")
 
 
 def test_added_tokens_are_tokens_of_a_real_tokenizer(tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     path = tmp_path / "tokens.json"
-    reading.write(reading.known()["hf-tokens"](), export(), path)
+    reading.write(KNOWN["hf-tokens"](), export(), path)
     held = json.loads(path.read_text())
     assert len(held["added_tokens"]) == sum(SIZES)
     model = tokenizers.models.WordLevel({"[UNK]": 0, "item": 1}, unk_token="[UNK]")
@@ -390,7 +389,7 @@ def test_added_tokens_are_tokens_of_a_real_tokenizer(tmp_path: Path) -> None:
     for sid in held["items"].values():
         assert tokenizer.encode("item " + "".join(sid)).tokens == ["item", *sid]
     used = tmp_path / "used" / "tokens.json"
-    reading.write(reading.known()["hf-tokens"](tokens="used"), export(), used)
+    reading.write(KNOWN["hf-tokens"](tokens="used"), export(), used)
     there = {t for sid in held["items"].values() for t in sid}
     assert set(json.loads(used.read_text())["added_tokens"]) == there
 
@@ -407,8 +406,8 @@ def test_codebooks_of_a_fitted_tokenizer(tmp_path: Path) -> None:
         few = {"epochs": 1} if method == "rq-vae" else {}
         fitted = cls(**{**cls.quick, **few, "levels": 2, "codebook_size": 16}).fit(x)
         made = Export(sids, 4, tokenizer=fitted)
-        reading.write(reading.known()["codebooks-npz"](), made, tmp_path / "c.npz")
-        reading.write(reading.known()["codebooks-safetensors"](), made, tmp_path / "c.safetensors")
+        reading.write(KNOWN["codebooks-npz"](), made, tmp_path / "c.npz")
+        reading.write(KNOWN["codebooks-safetensors"](), made, tmp_path / "c.safetensors")
         with np.load(tmp_path / "c.npz") as held:
             assert list(held) == ["codebook_0", "codebook_1"]
             assert held["codebook_0"].shape[0] == 16
@@ -419,7 +418,7 @@ def test_codebooks_of_a_fitted_tokenizer(tmp_path: Path) -> None:
     cls = registry.find("tokenizer", "lsh")
     made = Export(sids, 4, tokenizer=cls(**cls.quick).fit(x))
     with pytest.raises(UsageError, match="lsh has no codebooks"):
-        reading.write(reading.known()["codebooks-npz"](), made, tmp_path / "c.npz")
+        reading.write(KNOWN["codebooks-npz"](), made, tmp_path / "c.npz")
 
 
 def test_a_zip_that_is_no_npz(tmp_path: Path) -> None:

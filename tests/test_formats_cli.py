@@ -80,8 +80,8 @@ def test_a_run_goes_out_in_every_format_and_comes_in_again(
 
 
 def test_conversion_names_what_it_must_know(results: Path, sidbench_cli: Cli, tmp_path: Path) -> None:
-    line = ("export", "rq-kmeans", "--to", "minionerec", "--base", 1, "--results", results)
-    assert sidbench_cli(*line, "--out", tmp_path / "x.json").code == 0
+    made = ("export", "rq-kmeans", "--to", "minionerec", "--base", 1, "--results", results)
+    assert sidbench_cli(*made, "--out", tmp_path / "x.json").code == 0
     manifest.beside(tmp_path / "x.json").unlink()
     line = ("export", tmp_path / "x.json", "--to", "lc-rec", "--out", tmp_path / "y.json")
     said = sidbench_cli(*line)
@@ -105,6 +105,24 @@ def test_conversion_names_what_it_must_know(results: Path, sidbench_cli: Cli, tm
     )
     assert "3 codes each from 0\n" in said.out
     assert reading.read(tmp_path / "z.json", "test").codes.shape[1] == 3
+
+
+def test_what_fit_and_encode_left_goes_out_too(sidbench_cli: Cli, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32))
+    fitted, line = tmp_path / "fitted", ("--set", "rq-kmeans.codebook_size=8", "--threads", 1)
+    assert sidbench_cli("fit", "rq-kmeans", tmp_path / "x.npy", "--out", fitted, *line).code == 0
+    for place, more in (("one.parquet", ()), ("whole", ()), ("shards", ("--shard-rows", 40))):
+        made = ("encode", fitted, tmp_path / "x.npy", "--out", tmp_path / place, *more)
+        assert sidbench_cli(*made, "--threads", 1).code == 0
+        out = tmp_path / f"{place}.dict.json"
+        said = sidbench_cli("export", tmp_path / place, "--to", "taac", "--out", out)
+        assert said.code == 0, said.err
+    held = [(tmp_path / f"{p}.dict.json").read_text() for p in ("one.parquet", "whole", "shards")]
+    assert held[0] == held[1] == held[2]
+    assert sidbench_cli("export", fitted, "--to", "codebooks-npz", "--out", tmp_path / "c.npz").code == 0
+    with np.load(tmp_path / "c.npz") as books:
+        assert [books[k].shape for k in books] == [(8, 4)] * 3
+    assert "holds no SIDs" in sidbench_cli("export", fitted, "--to", "taac", "--out", tmp_path / "y").err
 
 
 def test_wrong_usage_says_what_is_right(results: Path, sidbench_cli: Cli, tmp_path: Path) -> None:

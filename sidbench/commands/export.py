@@ -15,7 +15,7 @@ from sidbench.commands.results import find_run, open_store
 from sidbench.dataset import Corpus
 from sidbench.errors import DataError, UsageError
 from sidbench.format import Export, Format, How
-from sidbench.formats import manifest, reading
+from sidbench.formats import manifest, reading, safe
 from sidbench.plugin import configure
 from sidbench.settings import parse_set
 from sidbench.sids import SIDs
@@ -87,7 +87,7 @@ def of_anything(what: str, root: Path, how: How, form: Format, dataset: str | No
         return _with_corpus(made, form, dataset, [])
     if not how.silent:
         raise UsageError("--from and its base, orientation and suffix are for a file; a run knows its own")
-    if path.is_dir() and (path / "manifest.json").is_file():
+    if path.is_dir() and any((path / n).is_file() for n in ("manifest.json", "tokenizer.json")):
         return _with_corpus(_of_folder(path, form), form, dataset, [])
     if path.is_dir() and path.name != what:
         raise UsageError(f"{what} holds no artifact (manifest.json and sids.parquet)")
@@ -129,13 +129,40 @@ def item_ids(names: list[str]) -> Any:
 
 
 def _of_folder(folder: Path, form: Format) -> Export:
-    sids = SIDs.load(folder)
-    own = int(sids.manifest.get("tokenizer_levels", sids.levels))
+    """The artifact of a run or an import, what `sidbench encode` left, or a fitted tokenizer alone."""
+    tokenizer = registry.load_tokenizer(folder, "cpu") if form.needs_tokenizer else None
+    if tokenizer is not None and not (folder / "sids.parquet").is_file():
+        none = np.zeros((0, len(tokenizer.sizes)), dtype=np.int32)
+        sids = SIDs(none, tokenizer.sizes, np.arange(0))
+        return Export(sids, sids.levels, tokenizer=tokenizer, source={"method": tokenizer.name})
+    sids = _of_shards(folder) if not (folder / "sids.parquet").is_file() else SIDs.load(folder)
+    own = int(sids.manifest.get("tokenizer_levels", len(sids.manifest.get("own_sizes", sids.sizes))))
     source = {k: sids.manifest[k] for k in TOLD if k in sids.manifest}
     if sids.resolver:
         source["resolver"] = sids.resolver
-    tokenizer = registry.load_tokenizer(folder, "cpu") if form.needs_tokenizer else None
-    return Export(sids, own, SIDs.titles(folder), None, tokenizer, source)
+    titles = SIDs.titles(folder) if (folder / "sids.parquet").is_file() else None
+    return Export(sids, own, titles, None, tokenizer, source)
+
+
+def _of_shards(folder: Path) -> SIDs:
+    """The SIDs that `sidbench encode --shard-rows` left, shard by shard."""
+    import pyarrow as pa
+
+    from sidbench.catalogue.output import codes_of, read_tables
+
+    stated: Any = safe.read_json(folder / "manifest.json")
+    if not isinstance(stated, dict) or "shards" not in stated:
+        raise UsageError(f"{folder} holds no SIDs: neither sids.parquet nor shards of `sidbench encode`")
+    if not stated.get("complete"):
+        raise DataError(f"{folder} is not whole: encoding was stopped; the same `sidbench encode` goes on")
+    files = [folder / Path(str(shard["file"])).name for shard in stated["shards"]]
+    tables = [t for file in files for t in read_tables(file, file.suffix)]
+    codes = np.concatenate([codes_of(t) for t in tables]).astype(np.int32)
+    ids: Any = pa.chunked_array([c for t in tables for c in t["item_id"].chunks]).to_numpy()
+    if ids.dtype == object:
+        ids = ids.astype(np.str_)
+    sizes = tuple(int(n) for n in stated["sizes"])
+    return SIDs(codes, sizes, ids, str(stated.get("resolver") or ""), stated)
 
 
 def _with_corpus(made: Export, form: Format, dataset: str | None, own: list[tuple[str, Any]]) -> Export:

@@ -55,8 +55,8 @@ def main() -> None:
             def write() -> object:
                 return reading.write(form, export, path)  # noqa: B023
 
-            def bare() -> object:
-                return form.write(export, path)  # noqa: B023
+            def bare() -> None:
+                form.write(export, path)  # noqa: B023
 
             def by_json() -> object:
                 rows = zip(export.names, codes.tolist(), strict=True)
