@@ -40,8 +40,7 @@ class Handle:
     _held: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        about = f"{len(self.sids):,} items, {' x '.join(map(str, self.sids.sizes))}"
-        return f"Handle({self.sids.manifest.get('method', self.folder.name)}: {about})"
+        return f"Handle({str(self.folder)!r})"
 
     @cached_property
     def sids(self) -> SIDs:
@@ -242,14 +241,13 @@ def load(
 ) -> Handle:
     """A run: the folder of its artifact, or its id or method's name in a results folder (the newest one).
 
+    A folder that `sidbench fit` left encodes; it has no SIDs to look up.
     `resolver` overrides what gave the SIDs their last form, for items that come later.
     """
     folder = Path(run).expanduser()
-    if not (folder / "manifest.json").is_file():
+    if not any((folder / name).is_file() for name in ("manifest.json", "tokenizer.json")):
         if folder.is_dir():
-            raise UsageError(
-                f"{folder} holds no SIDs (sids.parquet and manifest.json); a run's artifact does"
-            )
+            raise UsageError(f"{folder} holds neither SIDs nor a fitted tokenizer; a run's artifact does")
         from sidbench.commands.results import find_run, open_store
 
         store = open_store(Path(results).expanduser())

@@ -149,6 +149,16 @@ def test_unknown_items_are_named(run: Handle) -> None:
         run.sid_of([IDS[0], "nobody"])
 
 
+def test_a_fitted_tokenizer_alone_encodes(folder: Path, tmp_path: Path, run: Handle) -> None:
+    for name in ("tokenizer.json", "tokenizer.safetensors"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    alone = sidbench.load(tmp_path)
+    assert (alone.encode(X) == run.encode(X)).all()
+    assert str(tmp_path) in repr(alone)
+    with pytest.raises(DataError, match="no SIDs in"):
+        alone.sid_of("x")
+
+
 def test_codebooks_rebuild_what_the_codes_stand_for(run: Handle) -> None:
     books, codes = run.codebooks(), run.encode(X)
     assert [b.shape for b in books] == [(8, D), (8, D)]
@@ -159,7 +169,7 @@ def test_codebooks_rebuild_what_the_codes_stand_for(run: Handle) -> None:
 def test_runs_are_found_by_method_and_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="no results folder"):
         sidbench.load("rq-kmeans", results=tmp_path / "none")
-    with pytest.raises(UsageError, match="holds no SIDs"):
+    with pytest.raises(UsageError, match="holds neither SIDs nor a fitted tokenizer"):
         sidbench.load(tmp_path)
 
 
