@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from sidbench import registry
 from sidbench.errors import UsageError
 from sidbench.kit import residual, sampling
 from sidbench.kit.streamed import Residuals
+from sidbench.report import drawing
 
 Floats = NDArray[np.float32]
 
@@ -206,3 +208,14 @@ def test_memory_is_bounded_while_a_mapped_file_is_fitted(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
         assert float(line.split()[-1]) < 0.5, line
+
+
+def test_the_page_and_the_picture_show_the_measured_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parent
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    bench = importlib.import_module("bench_scale")
+    published = bench.ROOT / "results" / "published"
+    data = json.loads((published / "scale.json").read_text())
+    assert f"<!-- measured -->\n{bench.table(data)}\n<!-- /measured -->" in bench.PAGE.read_text()
+    assert drawing.check_file((published / "scale.svg").read_text(), bench.picture(data)) is None
+    assert data["grows"] == bench.slopes(data["measured"])

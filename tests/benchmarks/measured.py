@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 PIECE = 1 << 18  # rows made at one time
-LOOK = 0.01  # seconds between two looks at the memory
+LOOK = 0.02  # seconds between two looks at the memory
 
 
 @dataclass(frozen=True)
