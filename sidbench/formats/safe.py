@@ -227,22 +227,27 @@ class _Array(np.ndarray[Any, Any]):
     """An array on its way out of a pickle; its content is taken only where sizes agree."""
 
     def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) != 5:
+        if type(state) is not tuple or len(state) != 5:
             raise Refused("an array in it has no known form")
         _, shape, dtype, fortran, raw = state
-        raw = raw.encode("latin1") if isinstance(raw, str) else raw
+        if type(raw) is str:
+            raw = raw.encode("latin1")
         _check_array(shape, dtype, raw)
-        whole: Any = (1, shape, dtype.real, bool(fortran), bytes(raw))
-        super().__setstate__(whole)
+        super().__setstate__((1, shape, dtype.real, bool(fortran), bytes(raw)))  # type: ignore[arg-type]
 
 
 def _check_array(shape: Any, dtype: Any, raw: Any) -> None:
-    if not isinstance(dtype, _DType) or not isinstance(raw, (bytes, bytearray)):
+    if type(dtype) is not _DType or type(raw) not in (bytes, bytearray):
         raise Refused("an array in it holds something other than numbers and text")
-    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+    if type(shape) is not tuple:
         raise Refused("an array in it has no shape")
-    if _product(shape) * dtype.real.itemsize != len(raw):
-        raise Refused(f"an array in it claims the shape {shape}, which its {len(raw)} bytes are not")
+    size = dtype.real.itemsize
+    for n in shape:
+        if type(n) is not int or n < 0:
+            raise Refused("an array in it has no shape")
+        size *= n
+    if size != len(raw):
+        raise Refused(f"an array in it claims a shape which its {len(raw)} bytes are not")
 
 
 class _Reconstruct(_Fixed):
