@@ -31,7 +31,8 @@ class MiniOneRec(NamedFolder):
 
     The rows are kept as they are: the protocol `published` asks each one's item_id after its history, at
     most ten items long in published files. Cells that Python wrote are matched, never evaluated; one that is
-    no list is refused. Tried on the released Office_Products files (without train CSV and their vectors).
+    no list is refused. Tried on the released Office_Products and Industrial_and_Scientific files, which have
+    neither training rows nor vectors.
     """
 
     name = "minionerec"
