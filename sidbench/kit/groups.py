@@ -16,11 +16,12 @@ ODD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio
 
 def ranks(group: Index, *by: NDArray[np.generic]) -> Index:
     """Each row's number inside its group, 0, 1, 2…, in the order of `by` (the first decides) and rows."""
-    order = np.lexsort((*by[::-1], group))
-    sizes = np.bincount(group)
-    starts = np.cumsum(sizes) - sizes
-    rank = np.empty(len(group), dtype=np.int64)
-    rank[order] = np.arange(len(group)) - starts[group[order]]
+    rank = np.zeros(len(group), dtype=np.int64)
+    several = np.flatnonzero(np.bincount(group)[group] > 1)  # who is alone is the first: nothing to sort
+    order = several[np.lexsort([key[several] for key in (*by[::-1], group)])]
+    at, same = np.arange(len(order)), group[order]
+    begins = np.append(True, same[1:] != same[:-1])[: len(order)]
+    rank[order] = at - np.maximum.accumulate(np.where(begins, at, 0))
     return rank
 
 
