@@ -428,6 +428,16 @@ def test_damaged_files_are_said(shop: Path, capsys: pytest.CaptureFixture[str]) 
     assert "has none of the columns title" in capsys.readouterr().err
 
 
+def test_two_commands_do_not_write_one_file(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sidbench.catalogue.files import locked
+
+    with locked(shop / "items.embedding" / "lock", "items.npy"):
+        assert run(str(shop)) == 2
+    assert "another sidbench" in capsys.readouterr().err
+    assert run(str(shop)) == 0
+    assert not (shop / "items.embedding" / "lock").exists()
+
+
 def test_a_disk_that_takes_nothing_is_said(
     shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

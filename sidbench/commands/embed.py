@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sidbench import progress
+from sidbench.catalogue.files import locked
 from sidbench.commands.watch import watching
 from sidbench.embed import job, model, sources
 from sidbench.errors import UsageError
@@ -58,7 +59,7 @@ def embed(o: Options, *, as_json: bool = False) -> int:
     place = job.Place(out)
     if like is not None and like.resolve() == place.folder.resolve():
         raise UsageError(f"--like {o.like}: that is where these vectors would go; name another --out")
-    with shown(as_json):
+    with shown(as_json), locked(place.folder / "lock", str(out)):
         result = job.embed(items, recipe, place, like=like, redo=o.redo)
     if as_json:
         sys.stdout.write(json.dumps({"fresh": result.fresh, "file": str(out), **result.manifest}) + "\n")

@@ -317,7 +317,9 @@ def load(encoder: Encoder, place: str, threads: int = 0) -> Any:
     """The model itself; no code of its own is run, whatever its folder asks for."""
     import torch
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # of its weights: every process would draw one across the others'
     if threads:
         torch.set_num_threads(threads)
     try:
