@@ -319,7 +319,8 @@ def load(encoder: Encoder, place: str, threads: int = 0) -> Any:
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # of its weights: every process would draw one across the others'
+    silence: Any = logging.disable_progress_bar
+    silence()  # of its weights: every process would draw one across the others'
     if threads:
         torch.set_num_threads(threads)
     try:
