@@ -13,11 +13,16 @@ import numpy as np
 import pytest
 
 from sidbench import registry
+from sidbench.bench import Bench, Task, run_one
+from sidbench.decoder import Decoder
 from sidbench.errors import UsageError
 from sidbench.format import How
 from sidbench.formats import manifest, reading
 from sidbench.origins import ORIGINS
 from sidbench.plugin import configure, parameter_types
+from sidbench.protocol import split
+from sidbench.record import Store
+from sidbench.resolve.suffix import Suffix
 from sidbench.sids import SIDs
 
 if TYPE_CHECKING:
@@ -30,15 +35,15 @@ FOLDERS = [Path(p) for p in os.environ.get("SIDBENCH_DATA", "").split(os.pathsep
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One quick row on the tiny world, with a suffix."""
-    from sidbench.cli import main
-
+    """One quick row on the tiny world, with a suffix; no board is drawn."""
     root = tmp_path_factory.mktemp("runs") / "results"
-    line = ["run", "--methods", "rq-kmeans", "--dataset", "synthetic:tiny", "--threads", "1"]
-    line += ["--set", "decoder.steps=2", "--set", "rq-kmeans.codebook_size=8", "--results", str(root)]
-    with pytest.raises(SystemExit) as end:
-        main(line)
-    assert not end.value.code
+    decoder = Decoder(width=16, head_width=8, feed_forward=32, steps=2, eval_every=2, warmup=1, beam=5)
+    tokenizer = registry.find("tokenizer", "rq-kmeans")(codebook_size=8)
+    world = registry.make_dataset("synthetic:tiny")
+    corpus = world.load().permuted()
+    bench = Bench(corpus, split(corpus, "leave-one-out", {}), (1, 5), "keep", "cpu", 1, dataset=world)
+    record = run_one(Task("rq-kmeans", tokenizer, 0, Suffix(), decoder), bench, Store(root), {})
+    assert record.error is None
     return root
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from sidbench import registry
 from sidbench.commands.results import find_run, open_store
 from sidbench.dataset import Corpus
-from sidbench.errors import DataError, UsageError
+from sidbench.errors import DataError, SidbenchError, UsageError
 from sidbench.format import Export, Format, How
 from sidbench.formats import manifest, reading, safe
 from sidbench.plugin import configure
@@ -174,7 +174,14 @@ def _with_corpus(made: Export, form: Format, dataset: str | None, own: list[tupl
     specs = [(dataset, {})] if dataset is not None else own
     if not specs:
         raise UsageError(f"{form.name} writes sequences too: name the data with --dataset")
-    corpus: Corpus = registry.load_dataset(*specs[0])
+    try:
+        corpus: Corpus = registry.load_dataset(*specs[0])
+    except SidbenchError as e:
+        if dataset is not None:
+            raise
+        raise UsageError(
+            f"the data of this run are not found by themselves ({e}) Name them: --dataset"
+        ) from None
     fingerprint = str(made.source.get("fingerprint", ""))
     if fingerprint and corpus.fingerprint != fingerprint:
         raise DataError(
