@@ -158,7 +158,7 @@ def table(data: dict[str, Any]) -> str:
     """What docs/scale.md shows."""
     sizes = data["items"]
     lines = [
-        f"| Stage | {' | '.join(_short(n) for n in sizes)} | grows as | memory | a billion: time | and memory |",
+        f"| Stage | {' | '.join(_short(n) for n in sizes)} | grows as | memory | a billion | and memory |",
         f"| :-- | {' | '.join('--:' for _ in sizes)} | :-: | --: | --: | --: |",
     ]
     for stage, (_, _, _, words) in STAGES.items():
