@@ -170,7 +170,7 @@ def table(data: dict[str, Any]) -> str:
         lines.append(
             f"| {words} | {' | '.join(cells)} | {'–' if power is None else f'n^{power:.2f}'} "
             f"| {points[max(points)]['memory_gb']:.2g} GB | {_time(_billion(points, 'processor_seconds'))} "
-            f"| {_billion(points, 'memory_gb'):,.0f} GB |"
+            f"| {_space(_billion(points, 'memory_gb'))} |"
         )
     return "\n".join(lines)
 
@@ -188,6 +188,10 @@ def _time(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _space(gigabytes: float) -> str:
+    return f"{gigabytes:.1f} GB" if gigabytes < 10 else f"{gigabytes:,.0f} GB"
 
 
 def _short(n: int) -> str:
