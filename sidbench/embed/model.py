@@ -177,8 +177,9 @@ def encode(texts: pa.Array, encoder: Encoder, work: Path, machines: Machines | N
     shards = -(-len(order) // SHARD)
     work.mkdir(parents=True, exist_ok=True)
     todo = [i for i in range(shards) if not shard_file(work, i).is_file()]
-    report("embed", len(order) - sum(_size(order, i) for i in todo), len(order))
     if todo:
+        # A stage of its own: it takes as long as many texts, and would spoil the time left.
+        report("loading the model", 0, 1)
         _run(distinct.take(pa.array(order)), todo, encoder, work, (machines or Machines()).places())
     parts = [np.load(shard_file(work, i), allow_pickle=False) for i in range(shards)]
     rows: Floats = np.zeros((len(distinct), parts[0].shape[1]), dtype=np.float32)
