@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sidbench.dataset import Corpus, Sequences
 from sidbench.errors import DataError, UsageError
-from sidbench.peers.base import PeerFolder, finite, read_tensor
+from sidbench.peers.base import Found, PeerFolder, finite, read_tensor
 from sidbench.peers.tfrecord import examples
 from sidbench.progress import report
 
@@ -44,16 +44,15 @@ class GRID(PeerFolder):
             raise DataError(
                 f"testing names item {seen - 1}, items/ has 0..{len(titles) - 1}; are they of one dataset?"
             )
-        x: Any = None
-        notes: tuple[str, ...] = ()
         tensors = (
             [p for p in sorted(folder.glob("*.pt")) if _is_vectors(p)] if self.embedding == "auto" else []
         )
         if own is not None and not tensors and self.embedding == "auto":
-            x, notes = finite(own, folder / "items", self.nan)
+            found = Found(*finite(own, folder / "items", self.nan))
         else:
             count = len(titles) if titles is not None else None if tensors else seen
-            x, notes = self.vectors(folder, tensors, count, texts=texts, sequences=sequences)
+            found = self.vectors(folder, tensors, count, texts=texts, sequences=sequences)
+        x = found.x
         if seen > len(x):
             raise DataError(f"testing names item {seen - 1}, and there are vectors of {len(x):,} items")
         return Corpus(
@@ -63,7 +62,8 @@ class GRID(PeerFolder):
             sequences=sequences,
             user_ids=users,
             titles=titles,
-            notes=("no timestamps: the order of the records stands for time", *notes),
+            learned_under=found.learned_under,
+            notes=("no timestamps: the order of the records stands for time", *found.notes),
         )
 
 

@@ -50,9 +50,10 @@ class LCRec(NamedFolder):
         about = folder / f"{name}.item.json"
         texts = read_item_json(about, self.text) if about.is_file() else None
         count = len(texts) if texts is not None else self._counted(folder, name)
-        x, made = self.vectors(
+        made = self.vectors(
             folder, own, count, texts=None if texts is None else texts.texts, sequences=sequences
         )
+        x = made.x
         bad = np.flatnonzero(sequences.items >= len(x))
         if len(bad):
             row = int(sequences.row_of(bad[:1])[0])
@@ -69,10 +70,11 @@ class LCRec(NamedFolder):
             sequences=sequences,
             user_ids=np.array([int(u) for u in users] if numbers else users),
             titles=None if texts is None else texts.titles,
+            learned_under=made.learned_under,
             notes=(
                 "no timestamps: the order of the file stands for time",
                 *(texts.notes if texts else ()),
-                *made,
+                *made.notes,
             ),
         )
 

@@ -56,9 +56,15 @@ class MiniOneRec(NamedFolder):
         if count is not None:
             check_items(rows, count, {PARTS.index(k): v.name for k, v in files.items()}, f"{name}.item.json")
         sequences, published, said = assembled(rows, len(users))
-        x, made = self.vectors(
-            folder, own, count, texts=None if about is None else about.texts, sequences=published.train
+        made = self.vectors(
+            folder,
+            own,
+            count,
+            texts=None if about is None else about.texts,
+            sequences=published.train,
+            under="published",
         )
+        x = made.x
         check_items(rows, len(x), {PARTS.index(k): v.name for k, v in files.items()}, "the file of vectors")
         return Corpus(
             name=name,
@@ -68,7 +74,8 @@ class MiniOneRec(NamedFolder):
             user_ids=users,
             titles=None if about is None else about.titles,
             published=published,
-            notes=(*(about.notes if about else ()), *made, *notes, *_other_sids(files, sids), *said),
+            learned_under=made.learned_under,
+            notes=(*(about.notes if about else ()), *made.notes, *notes, *_other_sids(files, sids), *said),
         )
 
     def names(self, folder: Path) -> set[str]:

@@ -71,15 +71,16 @@ class P5(NamedFolder):
                 f"{path.name} names item {count}, datamaps.json knows {len(names):,}; of one dataset?"
             )
         own = sorted(folder.glob("*.npy"))
-        x, made = self.vectors(folder, own, count, texts=texts, sequences=sequences)
+        made = self.vectors(folder, own, count, texts=texts, sequences=sequences)
         return Corpus(
             name=name if name != "sequential_data" else folder.resolve().name,
-            embeddings=x,
+            embeddings=made.x,
             item_ids=np.arange(1, count + 1),
             sequences=sequences,
             user_ids=users.astype(np.int64),
             titles=titles,
-            notes=("no timestamps: the order of the file stands for time", *made),
+            learned_under=made.learned_under,
+            notes=("no timestamps: the order of the file stands for time", *made.notes),
         )
 
     def names(self, folder: Path) -> set[str]:

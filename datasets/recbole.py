@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sidbench.dataset import Corpus, Embeddings
+from sidbench.dataset import Corpus
 from sidbench.errors import DataError, UsageError
 from sidbench.peers import cells
-from sidbench.peers.base import NamedFolder, finite
+from sidbench.peers.base import Found, NamedFolder, finite
 from sidbench.prepare import Log, Steps
 
 EXPECTED = "NAME.inter, and NAME.item"
@@ -81,16 +81,17 @@ class RecBole(NamedFolder):
         log = self._of_known(log, known, about, path)
         steps = Steps(rating=self.rating, user_core=self.user_core, item_core=self.item_core)
         made = steps(log).sequences()
-        x, titles, notes = self._vectors(folder, known, about, made.item_ids, made.sequences)
+        found, titles = self._vectors(folder, known, about, made.item_ids, made.sequences)
         return Corpus(
             name=name,
-            embeddings=x,
+            embeddings=found.x,
             item_ids=np.array(made.item_ids.to_pylist(), dtype=np.str_),
             sequences=made.sequences,
             user_ids=np.array(made.user_ids.to_pylist(), dtype=np.str_),
             titles=titles,
             times=made.times,
-            notes=(*made.notes, *notes),
+            learned_under=found.learned_under,
+            notes=(*made.notes, *found.notes),
         )
 
     def names(self, folder: Path) -> set[str]:
@@ -118,11 +119,10 @@ class RecBole(NamedFolder):
 
     def _vectors(
         self, folder: Path, known: Any, about: Path, ids: pa.Array, sequences: Any
-    ) -> tuple[Embeddings, NDArray[np.str_] | None, tuple[str, ...]]:
+    ) -> tuple[Found, NDArray[np.str_] | None]:
         """Vectors and titles in the order of `ids`."""
         if known is None:
-            x, notes = self.vectors(folder, [], len(ids), texts=None, sequences=sequences)
-            return x, None, notes
+            return self.vectors(folder, [], len(ids), texts=None, sequences=sequences), None
         row = pc.index_in(ids, value_set=cells.field(known, self.item_field, "token", about))
         titles = None
         if self.title in known:
@@ -136,7 +136,7 @@ class RecBole(NamedFolder):
             )
         if named:
             x, notes = finite(float_rows(known[named[0]][1], named[0], about), about, self.nan)
-            return x[np.asarray(row)], titles, notes
+            return Found(x[np.asarray(row)], notes), titles
         fields = list(self.text) or [n for n, (kind, _) in known.items() if kind == "token_seq"]
         texts = None
         if fields:
@@ -144,8 +144,7 @@ class RecBole(NamedFolder):
                 cells.field(known, f, known[f][0] if f in known else "token_seq", about) for f in fields
             ]
             texts = pc.binary_join_element_wise(*columns, " ").take(row).to_pylist()
-        x, notes = self.vectors(folder, [], len(ids), texts=texts, sequences=sequences)
-        return x, titles, notes
+        return self.vectors(folder, [], len(ids), texts=texts, sequences=sequences), titles
 
 
 def float_rows(column: pa.Array, name: str, path: Path) -> NDArray[np.float64]:

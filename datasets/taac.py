@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sidbench.dataset import Corpus, Embeddings, Sequences
 from sidbench.errors import DataError, UsageError
 from sidbench.formats import safe
-from sidbench.peers.base import PeerFolder, finite
+from sidbench.peers.base import Found, PeerFolder, finite
 from sidbench.prepare import Log
 from sidbench.progress import report
 
@@ -84,24 +84,25 @@ class TAAC(PeerFolder):
         embeddings = self._embeddings(source, items, made.sequences)
         return Corpus(
             name=folder.resolve().name,
-            embeddings=embeddings[0],
+            embeddings=embeddings.x,
             item_ids=np.array(creative.take(pa.array(items)).to_pylist(), dtype=np.str_),
             sequences=made.sequences,
             user_ids=np.array([users[i] for i in np.asarray(made.user_ids).tolist()], dtype=np.str_),
             times=made.times,
-            notes=(*made.notes, *notes, *embeddings[1]),
+            learned_under=embeddings.learned_under,
+            notes=(*made.notes, *notes, *embeddings.notes),
         )
 
     def _embeddings(
         self, source: tuple[Any, NDArray[np.float32]] | None, items: NDArray[np.int64], sequences: Sequences
-    ) -> tuple[Embeddings, tuple[str, ...]]:
+    ) -> Found:
         if source is None:
             return self.vectors(self.path, [], len(items), texts=None, sequences=sequences)
         row, x = source
         out = np.zeros((len(items), x.shape[1]), dtype=np.float32)
         there = row[items] >= 0
         out[there] = x[row[items][there]]
-        return out, ()
+        return Found(out)
 
     def _events(self, path: Path, items: int) -> tuple[Log, list[str]]:
         """Every event with an item; users are lines."""

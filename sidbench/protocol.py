@@ -51,9 +51,19 @@ class Protocol(Plugin, ABC):
 
     kind: ClassVar[str] = "protocol"
 
-    @abstractmethod
     def split(self, corpus: Corpus) -> Split:
-        """What trains, what selects, what tests."""
+        """What trains, what selects, what tests; refused where the vectors know what is tested."""
+        if corpus.learned_under not in ("", self.name):
+            raise UsageError(
+                f"dataset {corpus.name!r}: its vectors were learned from training interactions of "
+                f"{corpus.learned_under}, and would know what {self.name} tests; give vectors of content, or "
+                f"--protocol {corpus.learned_under}"
+            )
+        return self.divide(corpus)
+
+    @abstractmethod
+    def divide(self, corpus: Corpus) -> Split:
+        """The split itself."""
 
 
 class LeaveOneOut(Protocol):
@@ -66,7 +76,7 @@ class LeaveOneOut(Protocol):
 
     name = "leave-one-out"
 
-    def split(self, corpus: Corpus) -> Split:
+    def divide(self, corpus: Corpus) -> Split:
         s = corpus.sequences
         evaluated = np.flatnonzero(s.lengths >= 3)
         if not len(evaluated):
@@ -115,7 +125,7 @@ class TimeSplit(Protocol):
                 "give shares that add up to less than 1"
             )
 
-    def split(self, corpus: Corpus) -> Split:
+    def divide(self, corpus: Corpus) -> Split:
         s, times = corpus.sequences, corpus.times
         if times is None:
             raise DataError(
@@ -178,7 +188,7 @@ class ColdStart(Protocol):
     #: Another seed holds out other items.
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
-    def split(self, corpus: Corpus) -> Split:
+    def divide(self, corpus: Corpus) -> Split:
         whole = leave_one_out(corpus)
         cold = self._draw(corpus.item_ids)
         is_cold = np.isin(np.arange(len(corpus)), cold)
@@ -223,7 +233,7 @@ class Published(Protocol):
 
     name = "published"
 
-    def split(self, corpus: Corpus) -> Split:
+    def divide(self, corpus: Corpus) -> Split:
         found = corpus.published
         if found is None:
             raise DataError(
@@ -268,14 +278,7 @@ def make_protocol(name: str, values: dict[str, Any] | None = None) -> Protocol:
 
 def split(corpus: Corpus, protocol: str, values: dict[str, Any] | None = None) -> Split:
     """Apply a protocol by name."""
-    made = make_protocol(protocol, values)
-    if corpus.learned_under not in ("", made.name):
-        raise UsageError(
-            f"dataset {corpus.name!r}: its vectors were learned from training interactions of "
-            f"{corpus.learned_under}, and would know what {made.name} tests; give vectors of content, or "
-            f"--protocol {corpus.learned_under}"
-        )
-    return made.split(corpus)
+    return make_protocol(protocol, values).split(corpus)
 
 
 def leave_one_out(corpus: Corpus) -> Split:

@@ -626,3 +626,14 @@ DATA = Path(os.environ.get("SIDBENCH_DATA", "/nowhere").split(os.pathsep)[0]) / 
 def test_letters_own_beauty_is_read() -> None:
     corpus = load("lc-rec", DATA / "lc-rec")
     assert (len(corpus), len(corpus.sequences), len(corpus.sequences.items)) == (12_101, 22_363, 198_502)
+
+
+@pytest.mark.parametrize("write", [lc_rec, p5, recbole, grid, taac])
+def test_vectors_learned_of_sequences_run_under_no_other_protocol(
+    write: Callable[[Path], None], home: Path
+) -> None:
+    write(home)
+    corpus = load(write.__name__.replace("_", "-"), home, embedding="collaborative").permuted()
+    assert len(split(corpus, "leave-one-out").train)
+    with pytest.raises(UsageError, match="would know what cold-start tests"):
+        split(corpus, "cold-start")

@@ -116,7 +116,8 @@ def of_file(path: Path, items: int, where: str) -> tuple[Floats, dict[str, Any]]
         )
     x = vectors.read(0, items)
     check_embeddings(x, f"{where}: {path}")
-    return x, {"source": "vectors", "file": path.name, "dim": vectors.dim, "notes": []}
+    about = {"source": "vectors", "file": path.name, "dim": vectors.dim, "notes": []}
+    return x, about | {"learned_under": learned_beside(path)}
 
 
 def learned_beside(path: Path) -> str:

@@ -167,6 +167,8 @@ class File(Source):
                 f"{where}: {len(bad):,} rows hold NaN or infinity, first row {bad[0]:,}; repair them"
             )
         facts: dict[str, Any] = {"dim": vectors.dim, "rows": vectors.rows, "notes": []}
+        if under := embed.learned_beside(self.path):  # what was learned of interactions stays so
+            facts["learned_under"] = under
         ids = vectors.ids(0, vectors.rows)
         if ids is None:
             if len(x) != len(items):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from abc import abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,13 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidbench.dataset import Dataset, Embeddings, Sequences, check_embeddings
-from sidbench.embed import vectors_for
+from sidbench.embed import learned_beside, vectors_for
 from sidbench.errors import DataError, UsageError
 from sidbench.formats import safe
 
 Nan = Literal["error", "zero"]
 # A larger file of vectors is read through a memmap.
 IN_MEMORY = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Row i for item i, what people should know of it, and the protocol it was learned under, if any."""
+
+    x: Embeddings
+    notes: tuple[str, ...] = ()
+    learned_under: str = ""
 
 
 class PeerFolder(Dataset):
@@ -50,10 +60,12 @@ class PeerFolder(Dataset):
         *,
         texts: list[str] | None,
         sequences: Sequences | None,
-    ) -> tuple[Embeddings, tuple[str, ...]]:
-        """Row i for item i, from a file where there is one, and what people should know of them.
+        under: str = "leave-one-out",
+    ) -> Found:
+        """Row i for item i, from a file where there is one.
 
         `own` are the files of vectors in this layout; `items` is how many rows there must be, where known.
+        `under` is the protocol under which nothing of `sequences` that is learned from is asked.
         """
         source = self.embedding
         named = [p for p in (folder / source, Path(source).expanduser()) if p.is_file()]
@@ -70,7 +82,7 @@ class PeerFolder(Dataset):
                     f"{path.name} has {len(x):,} rows, the catalogue {items:,} items; row i must be item i. "
                     "Make the vectors again, or leave them out with --set dataset.embedding=tfidf"
                 )
-            return x, notes
+            return Found(x, notes, learned_beside(path))
         if items is None:
             raise DataError(
                 f"{self.name}: there are neither vectors nor a list of items; add one of the files that "
@@ -92,7 +104,8 @@ class PeerFolder(Dataset):
             "collaborative": "the folder holds neither vectors nor text: vectors are made from the training "
             "sequences (collaborative), and say nothing of content",
         }
-        return x, (*((made[found],) if source == "auto" else ()), *facts.get("notes", ()))
+        notes = (*((made[found],) if source == "auto" else ()), *facts.get("notes", ()))
+        return Found(x, notes, under if facts.get("learned_under") else "")
 
 
 class NamedFolder(PeerFolder):
