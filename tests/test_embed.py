@@ -21,6 +21,7 @@ from sidbench.embed import collaborative, output, sources, text, whiten
 from sidbench.embed.tfidf import Tfidf, tokens_of, unit
 from sidbench.errors import DataError, UsageError
 from sidbench.folder import Folder
+from sidbench.registry import make_dataset
 from sidbench.vectors import open_vectors
 
 KINDS = [("pca", 3), ("whiten", 3), ("zca", None)]
@@ -375,6 +376,28 @@ def test_vectors_that_know_one_protocol_run_under_no_other(shop: Path) -> None:
         split(corpus, "cold-start")
     np.save(shop / "items.npy", np.ones((60, 2), np.float32))
     assert Folder(path=shop).load().learned_under == ""
+
+
+def test_what_was_learned_of_interactions_stays_so_wherever_it_goes(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By every way into a run: beside, as an embedding, joined with others; and `run` itself refuses."""
+    cf, both = shop / "cf.npy", shop / "both.npy"
+    assert run(str(shop), "--source", f"sequences:{shop / 'sequences.parquet'}", "--out", str(cf)) == 0
+    assert run(str(shop), "--source", "text", "--source", f"vectors:{cf}", "--out", str(both)) == 0
+    items = str(shop / "items.parquet")
+    for way in ({"embeddings": str(cf)}, {"embeddings": str(both)}, {"embedding": str(cf)}):
+        assert make_dataset("files", {"items": items, **way}).load().learned_under == "leave-one-out"
+    with pytest.raises(SystemExit) as e:
+        main(["run", "--items", items, "--embeddings", str(cf), "--protocol", "cold-start", "--dry-run"])
+    assert e.value.code == 2
+    assert "would know what cold-start tests" in capsys.readouterr().err
+    events = shop / "events.csv"
+    events.write_text("user,item,time\n" + "".join(f"{k % 5},i{k % 60},{k // 10}\n" for k in range(90)))
+    with pytest.raises(UsageError, match="they would know what is tested"):
+        make_dataset(
+            "files", {"items": items, "sequences": str(events), "embeddings": str(cf), "ties": "shuffle"}
+        ).load()
 
 
 @pytest.mark.parametrize(

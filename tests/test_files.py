@@ -636,3 +636,90 @@ def test_sequences_are_found_beside_the_items(home: Path) -> None:
     (home / "ratings.csv").write_text("user,item,time\n")
     with pytest.raises(DataError, match=r"events\.parquet and ratings\.csv: which one"):
         load_dataset("files:items.parquet")
+
+
+# -- what a reviewer tried -----------------------------------------------------------------------------------
+
+
+def test_a_title_that_begins_with_a_quote_swallows_no_rows_between_tabs(home: Path) -> None:
+    rows = [f'{i}\t"{t}\t{" ".join(map(str, v))}' for i, t, v in zip(IDS, TITLES, X.tolist(), strict=True)]
+    (home / "items.tsv").write_text("\n".join(["item\ttitle\temb", *rows]) + "\n")
+    c = corpus(home, items=home / "items.tsv")
+    assert vectors_of(c) == vectors_of(corpus(home))
+    assert c.titles is not None
+    assert c.titles[0] == '"thing 0'
+    quoted = as_csv(listed(), home / "items.tsv", "\t").read_text().replace("item_id", '"item_id"', 1)
+    quoted = quoted.replace("\nB", '\n"B').replace("\tthing", '"\tthing')  # all is quoted, as R writes it
+    (home / "items.tsv").write_text(quoted)
+    assert vectors_of(corpus(home, items=home / "items.tsv")) == vectors_of(c)
+
+
+def test_two_columns_of_one_name_are_asked_about(home: Path) -> None:
+    twice = pa.table([pa.array(IDS), pa.array(TITLES), pa.array(X.tolist())], names=["item", "item", "emb"])
+    pq.write_table(twice, home / "twice.parquet")
+    as_csv(twice, home / "twice.csv")
+    for kind in ("parquet", "csv"):
+        with pytest.raises(DataError, match="several columns called 'item': which one is meant"):
+            corpus(home, items=home / f"twice.{kind}")
+
+
+def test_a_header_without_rows_is_no_catalogue(home: Path) -> None:
+    (home / "none.csv").write_text("item,title,embedding\n")
+    with pytest.raises(DataError, match="no rows; expected at least one item"):
+        corpus(home, items=home / "none.csv")
+    with pytest.raises(SystemExit) as e:
+        main(
+            ["data", "check", "--items", "none.csv", "--sequences", "events.parquet", "--embedding", "tfidf"]
+        )
+    assert e.value.code == 1
+
+
+def test_columns_that_some_objects_lack_are_seen(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = listed().to_pylist()
+    for row in rows[:1] + rows[-3:]:
+        del row["title"]
+    found = corpus(home, items=as_json(rows, home / "i.json"))
+    assert found.titles is not None
+    assert found.titles.tolist() == ["", *TITLES[1:-3], "", "", ""]
+    (home / "i.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(tables, "BLOCK", 64)  # every object is a piece of its own
+    lines = corpus(home, items=home / "i.jsonl")
+    assert lines.titles is not None
+    assert lines.titles.tolist() == found.titles.tolist()
+    assert vectors_of(lines) == vectors_of(found) == vectors_of(corpus(home))
+
+
+def test_a_part_without_a_column_and_numbers_beyond_all_are_one_message(home: Path) -> None:
+    given = parquet_parts(home)
+    pq.write_table(listed().slice(4, 4).drop_columns(["embedding"]), home / "parts" / "part-1.parquet")
+    with pytest.raises(DataError, match=r"part-1.parquet has no column embedding"):
+        corpus(home, **given)
+    with pytest.raises(DataError, match="too large"):
+        corpus(home, items=as_json([{"item": 10**20, "embedding": [1.0]}], home / "huge.json"))
+
+
+def test_a_number_beside_an_item_is_no_list_of_items(home: Path) -> None:
+    numbered_events = events().append_column("seq", pa.array(range(len(EVENTS))))
+    c = corpus(home, sequences=as_csv(numbered_events, home / "e.csv"))
+    assert history(c) == history(corpus(home))
+
+
+def test_nan_is_a_gap_in_ids_and_infinity_is_none() -> None:
+    assert identifiers(pa.array([1.0, float("nan"), 3.0]), "f").to_pylist() == [1, None, 3]
+    with pytest.raises(DataError, match="expected integers or text"):
+        identifiers(pa.array([1.0, float("inf")]), "f")
+
+
+def test_a_word_among_numbers_is_told_with_its_row(home: Path) -> None:
+    rows = [f'{i},"{v}"' for i, v in zip(IDS, X.tolist(), strict=True)]
+    rows[7] = f'{IDS[7]},"[1, many, 3]"'
+    (home / "i.csv").write_text("\n".join(["item,embedding", *rows]) + "\n")
+    with pytest.raises(DataError, match="no number, 'many' in row 7"):
+        corpus(home, items=home / "i.csv")
+
+
+def test_a_name_that_no_file_has_stops_a_run_too(home: Path) -> None:
+    with pytest.raises(DataError, match="no file has a column 'nope'"):
+        corpus(home, columns="user=nope")
+    np.savez(home / "v.npz", x=X)
+    assert len(corpus(home, embeddings=home / "v.npz", columns="user=user")) == N

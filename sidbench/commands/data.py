@@ -17,13 +17,11 @@ from rich.text import Text
 from sidbench import registry
 from sidbench.dataset import Corpus
 from sidbench.errors import DataError, UsageError
-from sidbench.files.columns import Columns
 from sidbench.files.events import FEWEST
 from sidbench.files.ids import as_numpy
 from sidbench.files.items import Items
 from sidbench.files.reading import Sources, event_facts, moment
 from sidbench.files.survey import Held, Survey, survey
-from sidbench.files.tables import is_table, kind_of, names
 from sidbench.folder import OwnFiles
 from sidbench.settings import parse_set
 
@@ -93,8 +91,10 @@ def of_files(sources: Sources, ties: str) -> Found:
             _judge(found)
         except DataError as e:
             found.errors.append(str(e))
-    tables = {"items": sources.items, "sequences": sources.sequences, "embeddings": sources.embeddings}
-    _unused_names(sources.columns, tables, found)
+    try:
+        sources.check_names()
+    except DataError as e:
+        found.errors.append(str(e))
     return found
 
 
@@ -171,15 +171,6 @@ def _judge(found: Found) -> None:
             f"no user has {FEWEST} events or more: leave-one-out has nothing to ask; "
             "are user and item the right columns?"
         )
-
-
-def _unused_names(columns: Columns, files: dict[str, Any], found: Found) -> None:
-    """A name that no file has is a mistake, whichever file was meant."""
-    there = {f: names(p) for f, p in files.items() if p is not None and is_table(p) and kind_of(p) != ".npy"}
-    try:
-        columns.check_used(there)
-    except DataError as e:
-        found.errors.append(str(e))
 
 
 def show(found: Found, console: Console) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sidbench.errors import UsageError, nearest
+from sidbench.files.columns import recognise
 
 #: Columns that name an item, in the order in which a person would say them. No descriptions: they are long,
 #: and on Amazon Scientific 2018 neighbours by words were worse with them.
@@ -21,8 +22,7 @@ CELL = 4_000  # letters of an item's text that are read, at most
 
 def default_columns(names: Sequence[str], where: str) -> list[str]:
     """Those of the known columns that are there."""
-    by_plain = {n.lower().strip(): n for n in reversed(names)}
-    found = [by_plain[w] for w in WORDS if w in by_plain]
+    found = list(dict.fromkeys(n for w in WORDS if (n := recognise(names, w)) is not None))
     if not found:
         raise UsageError(
             f"{where} has none of the columns {', '.join(WORDS)}; name those that describe an item with "

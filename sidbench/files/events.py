@@ -119,14 +119,14 @@ def read_events(
         [n for n in names if n not in (user_column, item_column)], "sequences", "items"
     )
     if list_column is not None and columns.named("sequences", "items") is None and item_column is not None:
-        list_column = list_column if _holds_lists(path, list_column, text) else None
+        list_column = list_column if _holds_lists(path, list_column) else None
     known: dict[str, str] = {"user": user_column}
     if list_column is not None:
         known["items"] = list_column
         rest = [n for n in names if n not in known.values()]
         times_column = columns.find(rest, "sequences", "times")
         if times_column is None and (single := columns.find(rest, "sequences", "time")) is not None:
-            times_column = single if _holds_lists(path, single, text) else None
+            times_column = single if text or _holds_lists(path, single) else None
     elif item_column is not None:
         known["item"] = item_column
         rest = [n for n in names if n not in known.values()]
@@ -300,9 +300,12 @@ def _empty_cells(path: Path, facts: dict[str, Any], mask: Mask, what: str) -> st
     return f"{path}: {int(mask.sum()):,} ids are empty; fill or drop them"
 
 
-def _holds_lists(path: Path, column: str, text: bool) -> bool:
-    """Whether a column of a file that has items one by one holds lists of them all the same."""
-    return text or tables.is_list(tables.types(path).field(column).type)
+def _holds_lists(path: Path, column: str) -> bool:
+    """Whether a column holds lists, or text that spells them: `seq` beside an item may be a number."""
+    for batch in tables.batches(path, [column]):
+        lists = tables.as_lists(batch.column(0))
+        return lists is not None and bool((pc.max(pc.list_value_length(lists)).as_py() or 0) > 1)
+    return False
 
 
 def clock(array: pa.Array, path: Path) -> Clock:

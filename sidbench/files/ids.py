@@ -30,8 +30,10 @@ def identifiers(array: pa.Array, where: Path | str) -> pa.Array:
             return array.cast(pa.string())
     if is_text(kind):
         return array.cast(pa.string())
-    if pa.types.is_floating(kind) and _all(pc.equal(array, pc.trunc(array))):
-        return array.cast(pa.int64())  # numbers with a gap among them, as some tools write them
+    if pa.types.is_floating(kind):
+        array = pc.if_else(pc.is_nan(array), pa.scalar(None, kind), array)  # how some tools write a gap
+        if _all(pc.and_(pc.equal(array, pc.trunc(array)), pc.is_finite(array))):
+            return array.cast(pa.int64())
     if pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind) or pa.types.is_large_binary(kind):
         return pa.array([None if v is None else v.hex() for v in array.to_pylist()], pa.string())
     if pa.types.is_null(kind):

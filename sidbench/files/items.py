@@ -220,6 +220,8 @@ def open_items(
         columns.need(names, "items", "item", str(path))
     text = tables.kind_of(path) in (".csv", ".tsv")
     table = tables.read(path, list(dict.fromkeys([known["item"], *known.values(), *words])))
+    if not len(table):
+        raise DataError(f"{path} has no rows; expected at least one item")
     ids = identifiers(tables.whole(table.column(known["item"])), path)
     ids = from_text(ids) if text else ids
     used = {*known.values(), inside, *wide, *(words if without_vectors else [])}

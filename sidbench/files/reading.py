@@ -10,7 +10,8 @@ import numpy as np
 
 from sidbench.dataset import Corpus
 from sidbench.embed import learned_beside, vectors_for
-from sidbench.errors import DataError
+from sidbench.errors import DataError, UsageError
+from sidbench.files import tables
 from sidbench.files.columns import Columns
 from sidbench.files.events import FEWEST, Events, read_events
 from sidbench.files.ids import as_numpy
@@ -61,8 +62,22 @@ class Sources:
             whole=int(items.facts["rows"]),
         )
 
+    def check_names(self) -> None:
+        """A name given for a column that no file has is a mistake, whichever file was meant."""
+        if not self.columns.given:
+            return
+        files = {"items": self.items, "sequences": self.sequences, "embeddings": self.embeddings}
+        self.columns.check_used(
+            {
+                f: tables.names(p)
+                for f, p in files.items()
+                if p is not None and tables.is_table(p) and (f == "sequences" or tables.has_columns(p))
+            }
+        )
+
     def corpus(self, name: str, *, say_columns: bool = True) -> Corpus:
         """Everything read, as what a benchmark runs on."""
+        self.check_names()
         items = self.open_items()
         items.look(keep=True)
         events = self.read_events(items)
@@ -86,6 +101,11 @@ class Sources:
         else:
             embeddings = items.load()
             learned_under = learned_beside(items.vectors.path)
+        if learned_under and self.embedding != "collaborative" and self.ties != "file":
+            raise UsageError(
+                f"the vectors of {items.facts['file']} were learned from sequences in which equal times keep "
+                f"the order of the file; under ties = {self.ties!r} they would know what is tested"
+            )
         said = [columns_said(items.facts), columns_said(events.facts)] if say_columns else []
         titles, categories = items.titles, items.categories
         return Corpus(

@@ -6,6 +6,7 @@ import gzip
 import io
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,14 +47,26 @@ def parts(path: Path) -> list[Path]:
     return sorted(p for p in path.glob("*.parquet") if p.is_file() and p.name[0] not in "._")
 
 
+def has_columns(path: Path) -> bool:
+    """Whether a table's columns have names of their own: arrays of vectors have none."""
+    return path.is_dir() or kind_of(path) not in (".npz", ".npy")
+
+
 def names(path: Path) -> list[str]:
     """The columns of a table."""
-    return list(_guarded(path, lambda: _schema(path)).names)
+    return list(types(path).names)
 
 
 def types(path: Path) -> pa.Schema:
-    """The columns of a table with their types; of text files those of the first piece."""
-    return _guarded(path, lambda: _schema(path))
+    """The columns of a table with their types."""
+    schema = _guarded(path, lambda: _schema(path))
+    twice = [n for n in dict.fromkeys(schema.names) if n and schema.names.count(n) > 1]
+    if twice:
+        raise DataError(
+            f"{path} has several columns called {', '.join(map(repr, twice))}: which one is meant? Rename or "
+            "leave out the others"
+        )
+    return schema
 
 
 def read(path: Path, columns: list[str]) -> pa.Table:
@@ -82,10 +95,11 @@ def _guarded(path: Path, do: Callable[[], Any]) -> Any:
         return do()
     except FileNotFoundError:
         raise DataError(f"{path} is missing; check the path") from None
-    except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException) as e:
+    except (OSError, EOFError, OverflowError, UnicodeDecodeError, pa.ArrowException) as e:
         kind = kind_of(path).lstrip(".") or "table"
         why = (str(e).splitlines() or [type(e).__name__])[0]
-        raise DataError(f"{path} cannot be read as {kind} ({why}); write it again") from None
+        how = " as UTF-8" if isinstance(e, UnicodeDecodeError) or "UTF8" in why else ""
+        raise DataError(f"{path} cannot be read as {kind} ({why}); write it again{how}") from None
 
 
 def _schema(path: Path) -> pa.Schema:
@@ -95,8 +109,9 @@ def _schema(path: Path) -> pa.Schema:
     if kind == ".parquet":
         return pq.read_schema(path)
     if kind in (".csv", ".tsv"):
-        return pa.schema([(name, pa.string()) for name in _text_columns(path)[0]])
-    return next(iter(_batches(path, None, 1))).schema
+        return pa.schema([(name, pa.string()) for name in _head(path).names])
+    # Lines of JSON may name a column late: all pieces are seen.
+    return pa.unify_schemas([b.schema for b in _batches(path, None, 1 << 30)], promote_options="permissive")
 
 
 def _batches(path: Path, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
@@ -105,13 +120,15 @@ def _batches(path: Path, columns: list[str] | None, rows: int) -> Iterator[pa.Re
         for part in parts(path) if path.is_dir() else [path]:
             # Not ahead of time, and through a buffer: whole column chunks would otherwise lie in memory.
             file = pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20)
+            if lacking := set(columns or ()) - set(file.schema_arrow.names):
+                raise pa.ArrowInvalid(f"{part.name} has no column {', '.join(sorted(lacking))}")
             yield from file.iter_batches(rows, columns=columns, use_threads=False)
     elif kind in (".csv", ".tsv"):
         yield from _text(path, columns)
     elif kind in (".jsonl", ".ndjson"):
-        yield from _json_lines(path)
+        yield from _json_lines(path, columns)
     elif kind == ".json":
-        yield from _json(path)
+        yield from _json(path, columns)
     elif kind in (".feather", ".arrow"):
         yield from pyarrow.feather.read_table(path, columns=columns, memory_map=True).to_batches(rows)
     elif kind in (".npz", ".npy"):
@@ -123,8 +140,19 @@ def _batches(path: Path, columns: list[str] | None, rows: int) -> Iterator[pa.Re
         )
 
 
-def _text_columns(path: Path) -> tuple[list[str], str, bool]:
+@dataclass(frozen=True)
+class _Head:
     """The columns of a text file, what stands between them, and whether its first line names them."""
+
+    names: list[str]
+    between: str
+    named: bool
+    #: Whether quotes enclose cells. Between tabs they are letters (`12" pipe`, or a title that begins with
+    #: one and would swallow rows), unless the first line is quoted too.
+    quoted: bool
+
+
+def _head(path: Path) -> _Head:
     with _opened(path) as file:
         line = file.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n")
     if not line:
@@ -132,18 +160,21 @@ def _text_columns(path: Path) -> tuple[list[str], str, bool]:
     between = "\t" if kind_of(path) == ".tsv" else max(",;\t|", key=line.count)
     cells = [c.strip().strip('"') for c in line.split(between)]
     bare = all(NUMBER.fullmatch(c) for c in cells)
-    return ([f"f{i}" for i in range(len(cells))] if bare else cells), between, not bare
+    names = [f"f{i}" for i in range(len(cells))] if bare else cells
+    return _Head(names, between, not bare, between != "\t" or line.startswith('"'))
 
 
 def _text(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
-    found, between, named = _text_columns(path)
-    wanted = found if columns is None else columns
+    head = _head(path)
+    wanted = head.names if columns is None else columns
     reader = pyarrow.csv.open_csv(
         path,
         read_options=pyarrow.csv.ReadOptions(
-            use_threads=False, block_size=BLOCK, column_names=found, skip_rows=1 if named else 0
+            use_threads=False, block_size=BLOCK, column_names=head.names, skip_rows=1 if head.named else 0
         ),
-        parse_options=pyarrow.csv.ParseOptions(delimiter=between, newlines_in_values=True),
+        parse_options=pyarrow.csv.ParseOptions(
+            delimiter=head.between, quote_char='"' if head.quoted else False, newlines_in_values=head.quoted
+        ),
         convert_options=pyarrow.csv.ConvertOptions(
             # As text: 007 is an id, and so is NA; only an empty cell is empty.
             column_types=dict.fromkeys(wanted, pa.string()),
@@ -156,24 +187,31 @@ def _text(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
     yield from reader
 
 
-def _json_lines(path: Path) -> Iterator[pa.RecordBatch]:
+def _json_lines(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+    parse = None
+    if columns is not None:  # in every piece the same ones, of the same types
+        schema = types(path)
+        parse = pyarrow.json.ParseOptions(
+            explicit_schema=pa.schema([schema.field(c) for c in columns]), unexpected_field_behavior="ignore"
+        )
     with _opened(path) as file:
         while lines := file.readlines(BLOCK):
             options = pyarrow.json.ReadOptions(use_threads=False, block_size=max(map(len, lines)) + BLOCK)
-            yield from pyarrow.json.read_json(io.BytesIO(b"".join(lines)), options).to_batches()
+            yield from pyarrow.json.read_json(io.BytesIO(b"".join(lines)), options, parse).to_batches()
 
 
-def _json(path: Path) -> Iterator[pa.RecordBatch]:
+def _json(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
     """A list of objects, or one object with a list for every user."""
     try:
         held = read_json(path)
     except DataError:  # lines of JSON under a shorter name
-        yield from _json_lines(path)
+        yield from _json_lines(path, columns)
         return
     if isinstance(held, dict) and all(isinstance(v, list) for v in held.values()):
         yield pa.record_batch({"user": list(held), "items": list(held.values())})
     elif isinstance(held, list) and all(isinstance(v, dict) for v in held):
-        yield from pa.Table.from_pylist(held).to_batches()
+        every = dict.fromkeys(key for row in held for key in row)
+        yield pa.record_batch({key: pa.array([row.get(key) for row in held]) for key in every})
     else:
         raise pa.ArrowInvalid("expected a list of objects, or an object with a list of items for every user")
 
