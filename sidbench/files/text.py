@@ -61,7 +61,8 @@ class TableVectors(Streamed):
         return rows, dim
 
     def _wide(self, batch: pa.RecordBatch, at: int) -> Floats:
-        columns = [self._numbers(c, at).fill_null(np.nan) for c in batch.columns]
+        row = np.arange(len(batch))
+        columns = [self._numbers(c, at + row).fill_null(np.nan) for c in batch.columns]
         return np.column_stack([c.to_numpy(zero_copy_only=False) for c in columns])
 
     def _lists(self, cells: pa.Array, at: int) -> Floats:
@@ -74,7 +75,8 @@ class TableVectors(Streamed):
                 f"others {self.dim}; all rows need the same"
             )
         out = np.full((len(lists), self.dim), np.nan, np.float32)
-        flat = self._numbers(lists.filter(pa.array(lengths > 0)).flatten(), at).fill_null(np.nan)
+        row = np.repeat(at + np.arange(len(lists)), lengths)
+        flat = self._numbers(lists.filter(pa.array(lengths > 0)).flatten(), row).fill_null(np.nan)
         out[lengths > 0] = flat.to_numpy(zero_copy_only=False).reshape(-1, self.dim)
         return out
 
@@ -87,14 +89,20 @@ class TableVectors(Streamed):
             )
         return lists
 
-    def _numbers(self, values: pa.Array, at: int) -> pa.Array:
+    def _numbers(self, values: pa.Array, row: Any) -> pa.Array:
+        """Numbers; `row` is where each value stands."""
         try:
             return values.cast(pa.float32())
-        except pa.ArrowInvalid as e:
+        except pa.ArrowException:
+            odd = next((i for i, v in enumerate(values.to_pylist()) if not _is_number(v)), 0)
             raise DataError(
-                f"{self.path}: from row {at:,} on, {self.columns[0]} holds what is no number "
-                f"({str(e).splitlines()[0]})"
+                f"{self.path}: {self.columns[0]} holds what is no number, {values[odd].as_py()!r:.60} in row "
+                f"{row[odd]:,}; repair such rows or leave them out"
             ) from None
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, int | float) or bool(tables.NUMBER.fullmatch(str(value)))
 
 
 def open_text(path: Path, asked: Asked) -> Vectors:
