@@ -59,6 +59,8 @@ class Vectors(ABC):
     #: What kind of file, and the numbers in it as they lie there (`float16`).
     kind: str = ""
     dtype: str = "float32"
+    #: Whether ids stand beside the rows.
+    named: bool = False
 
     def parts(self) -> list[range]:
         """The natural pieces (files, row groups), in order."""
@@ -169,7 +171,7 @@ class WithIds(Vectors):
             raise DataError(f"{file}: {len(ids):,} ids for {rows.rows:,} rows of {rows.path}")
         self._inner, self._ids, self._file = rows, ids, file
         self.path, self.rows, self.dim = rows.path, rows.rows, rows.dim
-        self.kind, self.dtype = rows.kind, rows.dtype
+        self.kind, self.dtype, self.named = rows.kind, rows.dtype, True
 
     def parts(self) -> list[range]:
         return self._inner.parts()

@@ -60,6 +60,7 @@ class NpzVectors(Streamed):
 
     def __init__(self, path: Path, member: str, id_member: str | None) -> None:
         self.path, self.member, self.id_member = path, member, id_member
+        self.named = id_member is not None
         with zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as file:
             (self.rows, self.dim), fortran, kind = _header(file)
         if fortran or kind.kind not in "fiu" or not self.rows or not self.dim:

@@ -30,6 +30,7 @@ class ParquetVectors(Vectors):
 
     def __init__(self, path: Path, column: str, id_column: str | None, dim: int, dtype: str) -> None:
         self.path, self.column, self.id_column, self.dim, self.dtype = path, column, id_column, dim, dtype
+        self.named = id_column is not None
         # Not ahead of time, and through a buffer: whole column chunks would otherwise lie in memory.
         self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
         about = self._file.metadata

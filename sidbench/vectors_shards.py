@@ -24,6 +24,13 @@ class ShardedVectors(Vectors):
                     f"{path}: {shard.path.name} has rows of {shard.dim} dimensions, {shards[0].path.name} of "
                     f"{self.dim}; all shards need the same"
                 )
+            if shard.named != shards[0].named:
+                one, other = (shard, shards[0]) if shard.named else (shards[0], shard)
+                raise DataError(
+                    f"{path}: {one.path.name} has ids and {other.path.name} has none; give all shards ids or "
+                    "none"
+                )
+        self.named = shards[0].named
         self.dtype = shards[0].dtype if len({s.dtype for s in shards}) == 1 else "mixed"
         self._shards = shards
         self._starts = np.concatenate([[0], np.cumsum([s.rows for s in shards], dtype=np.int64)])

@@ -24,11 +24,12 @@ from sidbench.catalogue import encode as encoding
 from sidbench.catalogue import job as jobs
 from sidbench.catalogue.encode import encode, verify
 from sidbench.catalogue.fit import fit
-from sidbench.catalogue.job import Entry, Job, Source, encode_shard, encode_shards
+from sidbench.catalogue.job import Entry, Job, Source, default_shard_rows, encode_shard, encode_shards
 from sidbench.catalogue.output import codes_of, read_tables
 from sidbench.errors import DataError, StorageError, UsageError
 from sidbench.formats import reading
 from sidbench.sids import SIDs
+from sidbench.tokenizer import Tokenizer
 
 ROWS, DIM = 3000, 8
 X = np.random.default_rng(0).standard_normal((ROWS, DIM)).astype(np.float32)
@@ -52,6 +53,11 @@ def codes(model: Path) -> NDArray[np.int32]:
 def source(tmp_path: Path) -> Source:
     np.save(tmp_path / "x.npy", X)
     return Source(str(tmp_path / "x.npy"))
+
+
+def small_kmeans() -> Tokenizer:
+    made: Tokenizer = registry.find("tokenizer", "rq-kmeans")(levels=2, codebook_size=8, iters=2)
+    return made
 
 
 def with_ids(folder: Path) -> Source:
@@ -254,8 +260,11 @@ def test_a_row_that_is_no_number_is_named(tmp_path: Path, model: Path, source: S
     x = X.copy()
     x[1234, 3] = np.nan
     np.save(source.path, x)
-    with pytest.raises(DataError, match=r"x\.npy.*NaN or infinity, first in row"):
+    with pytest.raises(DataError, match=r"x\.npy.*NaN or infinity, first in row 1234;"):
         encode(model, source, tmp_path / "x.parquet", shard_rows=500)
+    for sample in (None, 1500):
+        with pytest.raises(DataError, match=r"x\.npy.*NaN or infinity, first in row 1234;"):
+            fit(small_kmeans(), source, tmp_path / "fitted", sample=sample)  # no other fit was begun there
     np.save(source.path, X)
     assert encode(model, source, tmp_path / "x.parquet", shard_rows=500).rows <= ROWS
 
@@ -268,6 +277,90 @@ def test_what_is_not_ours_is_not_written_over(tmp_path: Path, model: Path, sourc
     assert encode(model, source, tmp_path / "y.parquet", redo=True).rows == ROWS
     with pytest.raises(UsageError, match="where the input does"):
         encode(model, Source(str(tmp_path)), tmp_path / "new", shard_rows=100)
+    (tmp_path / "y.parquet.manifest.json").write_text('{"kind": "ensure"}')
+    with pytest.raises(DataError, match="not of an encode"):
+        encode(model, source, tmp_path / "y.parquet")
+
+
+def test_nothing_is_written_over_what_is_read(tmp_path: Path, model: Path, source: Source) -> None:
+    (tmp_path / "ids.json").write_text(json.dumps(IDS))
+    named = replace(source, ids=str(tmp_path / "ids.json"))
+    with pytest.raises(UsageError, match="where the input does"):
+        encode(model, named, tmp_path / "ids.json", redo=True)
+    with pytest.raises(UsageError, match="holds the fitted tokenizer"):
+        encode(model, source, model, redo=True)
+    with pytest.raises(UsageError, match="where the input does"):
+        fit(small_kmeans(), Source(str(tmp_path)), tmp_path)
+    assert json.loads((tmp_path / "ids.json").read_text()) == IDS
+
+
+def test_one_file_and_shards_do_not_mix(tmp_path: Path, model: Path, source: Source) -> None:
+    usual = default_shard_rows(DIM)
+    encode(model, source, tmp_path / "shards", shard_rows=usual)
+    with pytest.raises(UsageError, match="holds shards"):
+        encode(model, source, tmp_path / "shards")
+    encode(model, source, tmp_path / "one")
+    with pytest.raises(UsageError, match="holds one file"):
+        encode(model, source, tmp_path / "one", shard_rows=usual)
+    encode(model, source, tmp_path / "one", shard_rows=usual, redo=True)
+    assert contents(tmp_path / "one") == contents(tmp_path / "shards")
+
+
+@pytest.mark.parametrize("without", ["shards", "input_files"])
+def test_a_manifest_that_lacks_something_is_an_error(
+    tmp_path: Path, model: Path, source: Source, without: str
+) -> None:
+    out = tmp_path / "out"
+    held = encode(model, source, out, shard_rows=700).manifest
+    (out / "manifest.json").write_text(json.dumps({k: v for k, v in held.items() if k != without}))
+    with pytest.raises(DataError, match="damaged"):
+        encode(model, source, out, shard_rows=700)
+
+
+def test_a_damaged_tokenizer_gives_no_codes(tmp_path: Path, source: Source) -> None:
+    fit(small_kmeans(), source, tmp_path / "fitted")
+    file = tmp_path / "fitted" / "tokenizer.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(DataError, match="not what the fit left"):
+        encode(tmp_path / "fitted", source, tmp_path / "x.parquet")
+    assert fit(small_kmeans(), source, tmp_path / "fitted").fresh
+    assert file.read_bytes() == whole
+
+
+def test_rows_of_other_dimensions_begin_nothing(tmp_path: Path, model: Path) -> None:
+    np.save(tmp_path / "narrow.npy", X[:, :4])
+    with pytest.raises(DataError, match=r"narrow\.npy.*4 dimensions; the tokenizer was fitted on 8"):
+        encode(model, Source(str(tmp_path / "narrow.npy")), tmp_path / "x.parquet")
+    assert [p.name for p in tmp_path.iterdir()] == ["narrow.npy"]
+
+
+def test_shards_of_an_input_all_have_ids_or_none(tmp_path: Path, model: Path) -> None:
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(X.reshape(-1)), DIM)
+    pq.write_table(pa.table({"embedding": flat}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"item_id": IDS, "embedding": flat}), tmp_path / "2.parquet")
+    with pytest.raises(DataError, match=r"2\.parquet has ids and 1\.parquet has none"):
+        encode(model, Source(str(tmp_path)), tmp_path.with_name("out"), shard_rows=ROWS)
+
+
+def test_what_a_kill_left_half_written_goes(tmp_path: Path, model: Path, source: Source) -> None:
+    (tmp_path / ".x.parquet-abc.part").write_bytes(b"half")
+    (tmp_path / ".other.parquet-abc.part").write_bytes(b"half")
+    encode(model, source, tmp_path / "x.parquet")
+    assert [p.name for p in tmp_path.glob(".*.part")] == [".other.parquet-abc.part"]
+    fit(small_kmeans(), source, tmp_path / "fitted")
+    (tmp_path / "fitted" / ".unfinished").mkdir()
+    assert not fit(small_kmeans(), source, tmp_path / "fitted").fresh
+    assert not (tmp_path / "fitted" / ".unfinished").exists()
+
+
+def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path, model: Path, source: Source) -> None:
+    encode(model, source, tmp_path / "x.parquet")
+    at = Path(source.path).stat()
+    np.save(source.path, X + 1)
+    os.utime(source.path, ns=(at.st_atime_ns, at.st_mtime_ns))
+    with pytest.raises(UsageError, match="is not what"):
+        encode(model, source, tmp_path / "x.parquet")
 
 
 def test_progress_counts_items_to_the_end(tmp_path: Path, model: Path, source: Source) -> None:

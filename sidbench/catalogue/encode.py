@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,9 @@ def encode(
 ) -> Encoded:
     """The SIDs of all rows at `out`. What is finished there is checked and kept; the same call goes on."""
     place = Place.of(out, shard_rows, form)
-    inputs = Path(source.path).resolve()
-    if inputs in (out.resolve(), *out.resolve().parents):
-        raise UsageError(f"{out} lies where the input does ({source.path}); name another place")
+    source.refuse(out)
+    if out.resolve() == model.resolve():
+        raise UsageError(f"{out} holds the fitted tokenizer; name another place for the SIDs")
     if resolver is not None and place.final is None:
         raise UsageError("a resolver needs all SIDs at once: leave out --shard-rows, or the resolver")
     with locked(place.parts / ".lock", str(out)):
@@ -130,7 +131,12 @@ def _job(
     model: Path, source: Source, vectors: Vectors, place: Place, shard_rows: int | None, device: str
 ) -> Job:
     digest = model_sha256(model)
+    _as_fitted(model)
     tokenizer = load_model(model, device, digest)
+    try:
+        tokenizer.encode(vectors.read(0, 1))
+    except DataError as e:
+        raise DataError(f"{source.path}: {e}") from None  # said before anything is begun
     return Job(
         model=model.resolve(),
         source=source.resolved(),
@@ -146,8 +152,23 @@ def _job(
     )
 
 
+def _as_fitted(model: Path) -> None:
+    """A tokenizer that is no more what its fit left would give codes of its own."""
+    held = read_json(model / MANIFEST) or {}
+    if held.get("kind") != "fit":
+        return
+    for entry in held["files"]:
+        if sha256(model / entry["file"]) != entry["sha256"]:
+            raise DataError(
+                f"{model / entry['file']} is not what the fit left there (another checksum); run the same "
+                "`sidbench fit` again, which makes it anew"
+            )
+
+
 def _encode(job: Job, vectors: Vectors, place: Place, resolver: Resolver | None, run: Runner) -> Encoded:
     remove_parts(place.parts)
+    if place.final is not None:
+        remove_parts(place.final.parent, place.final.name)
     about = _about(job, vectors, place, resolver)
     before = stamp(vectors)
     encoded = Encoded({})
@@ -225,8 +246,8 @@ def _finished(
     encoded: Encoded,
 ) -> dict[int, Entry] | None:
     """The shards that are there and whole; None where all is, the last file included."""
-    whole = read_json(place.manifest)
-    if whole is not None and whole.get("complete") and place.final is not None:
+    whole = _manifest(place.manifest, place)
+    if whole is not None and place.final is not None:
         same(whole, about, place.out)
         [entry] = whole["files"]
         if place.final.is_file() and sha256(place.final) == entry["sha256"]:
@@ -235,7 +256,7 @@ def _finished(
             shutil.rmtree(place.parts)  # what a process left that ended just before this
             return None
         encoded.notes.append(f"{place.final} is damaged or gone, so it is made again")
-    held = read_json(place.parts / MANIFEST)
+    held = _manifest(place.parts / MANIFEST, place)
     if held is None:
         return {}
     same(held, about, place.out)
@@ -253,6 +274,21 @@ def _finished(
         encoded.manifest = held
         return None
     return done
+
+
+def _manifest(path: Path, place: Place) -> dict[str, Any] | None:
+    """The manifest of an encode to this place; an error where it is of something else."""
+    held = read_json(path)
+    if held is None:
+        return None
+    if not isinstance(held.get("shards"), list) or not isinstance(held.get("input_files"), list):
+        raise DataError(
+            f"{path} is damaged, or not of an encode; name another place, or begin anew with --redo"
+        )
+    if path == place.manifest and ("files" in held) != (place.final is not None):
+        there = "one file" if "files" in held else "shards"
+        raise UsageError(f"{place.out} holds {there}; name another place, or begin anew with --redo")
+    return held
 
 
 def same(held: dict[str, Any], about: dict[str, Any], out: Path) -> None:
@@ -363,10 +399,7 @@ def verify(model: Path, source: Source, out: Path, rows: int, device: str = "aut
         raise UsageError(f"{out} is not complete; run the same command without --verify first")
     if manifest["model"]["sha256"] != model_sha256(model):
         raise UsageError(f"{out} was made by another model than the one in {model}")
-    if manifest["resolver"] not in ("", "keep", "suffix"):
-        raise UsageError(
-            f"{out}: the resolver {manifest['resolver']} moved items, so codes cannot be compared"
-        )
+    check_comparable(manifest["resolver"])
     own = len(manifest["own_sizes"])
     vectors, tokenizer = source.open(), load_model(model, device, manifest["model"]["sha256"])
     files = [f["file"] for f in manifest.get("files") or manifest["shards"]]
@@ -384,6 +417,12 @@ def verify(model: Path, source: Source, out: Path, rows: int, device: str = "aut
                     report("verify", checked, rows)
             at = end
     return checked, wrong
+
+
+def check_comparable(resolver: str) -> None:
+    """Codes can be encoded again and compared only where the resolver left them alone."""
+    if resolver not in ("", "keep", "suffix"):
+        raise UsageError(f"--verify: the resolver {resolver} moves items, so codes cannot be compared")
 
 
 def _blocks(rows: int, count: int, seed: str) -> list[tuple[int, int]]:
@@ -407,7 +446,11 @@ def _not_anothers(place: Place) -> None:
 
 
 def _begin_anew(place: Place) -> None:
-    """Take away what an encode left here, and nothing else."""
+    """Take away what an encode left here, and nothing else; one file stays until another takes its place."""
+    if place.final is None:
+        with suppress(DataError):
+            for entry in (read_json(place.manifest) or {}).get("files", []):
+                (place.out / entry["file"]).unlink(missing_ok=True)
     for path in (place.manifest, place.parts / MANIFEST):
         path.unlink(missing_ok=True)
     for path in place.parts.glob("sids-[0-9]*"):

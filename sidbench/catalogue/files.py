@@ -70,12 +70,17 @@ def stamp(vectors: Vectors) -> list[dict[str, Any]]:
 
 
 def file_stamp(path: Path) -> dict[str, Any]:
-    """The name, size and time of change of one file."""
+    """The name, size and times of change of one file; tar and touch can set back the first of these."""
     try:
         about = path.stat()
     except OSError as e:
         raise DataError(f"{path} is not there any more ({e.strerror})") from None
-    return {"name": path.name, "bytes": about.st_size, "modified_ns": about.st_mtime_ns}
+    return {
+        "name": path.name,
+        "bytes": about.st_size,
+        "modified_ns": about.st_mtime_ns,
+        "changed_ns": about.st_ctime_ns,
+    }
 
 
 def content_sha256(vectors: Vectors, step: int = 131_072) -> str:
@@ -106,7 +111,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as e:
-        raise DataError(f"{path} cannot be read ({e}); remove it to begin anew") from None
+        raise DataError(f"{path} cannot be read ({e}); begin anew with --redo") from None
     return held
 
 

@@ -24,6 +24,7 @@ from sidbench.catalogue.files import (
     write_json,
 )
 from sidbench.catalogue.job import Source, piece_rows
+from sidbench.dataset import check_finite
 from sidbench.errors import DataError, UnsupportedError, UsageError
 from sidbench.progress import report
 from sidbench.tokenizer import Tokenizer
@@ -52,6 +53,7 @@ def fit(
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; --out names a folder")
+    source.refuse(out)
     with locked(out / ".lock", str(out)):
         vectors = source.open()
         about = _about(tokenizer, vectors, sample)
@@ -90,7 +92,7 @@ def _known(out: Path, about: dict[str, Any], vectors: Vectors) -> dict[str, Any]
                 f"{out} holds a tokenizer that `sidbench fit` did not leave; name another folder"
             )
         begun = read_json(out / ".unfinished" / MANIFEST)
-        if begun is not None:
+        if begun is not None and (out / ".unfinished" / "checkpoints").is_dir():
             same(begun, about, out)
         return None
     same(whole, about, out)
@@ -103,7 +105,10 @@ def _known(out: Path, about: dict[str, Any], vectors: Vectors) -> dict[str, Any]
     intact = all(
         (out / f["file"]).is_file() and sha256(out / f["file"]) == f["sha256"] for f in whole["files"]
     )
-    return whole if intact else None
+    if not intact:
+        return None
+    shutil.rmtree(out / ".unfinished", ignore_errors=True)  # of a process that ended just before this
+    return whole
 
 
 def _fit(tokenizer: Tokenizer, vectors: Vectors, out: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -168,6 +173,7 @@ def _gather(vectors: Vectors, rows: NDArray[np.int64], digest: Digest) -> Floats
     out = np.empty((len(rows), vectors.dim), np.float32)
     done = 0
     for start, piece in vectors.pieces(piece_rows(vectors.dim)):
+        check_finite(piece, str(vectors.path), start)
         digest.add(piece, vectors.ids(start, start + len(piece)))
         end = int(np.searchsorted(rows, start + len(piece)))
         out[done:end] = piece[rows[done:end] - start]

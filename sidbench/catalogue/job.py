@@ -16,7 +16,8 @@ import numpy as np
 from sidbench import registry
 from sidbench.catalogue.files import Digest, sha256
 from sidbench.catalogue.output import narrow, table_of, write_whole
-from sidbench.errors import DataError
+from sidbench.dataset import check_finite
+from sidbench.errors import DataError, UsageError
 from sidbench.progress import report
 from sidbench.tokenizer import Tokenizer
 from sidbench.vectors import Vectors, open_vectors
@@ -44,6 +45,13 @@ class Source:
         """The same, wherever the process that reads it was started."""
         ids = None if self.ids is None else str(Path(self.ids).resolve())
         return replace(self, path=str(Path(self.path).resolve()), ids=ids)
+
+    def refuse(self, out: Path) -> None:
+        """Nothing is written over or among what is read."""
+        out = out.resolve()
+        for path in (self.path, self.ids):
+            if path is not None and Path(path).resolve() in (out, *out.parents):
+                raise UsageError(f"{out} lies where the input does ({path}); name another place")
 
     def open(self) -> Vectors:
         """The rows; a reader of its own for every caller."""
@@ -126,6 +134,7 @@ def _shards(job: Job, todo: list[int], said: Callable[[int], None]) -> Iterator[
             try:
                 piece.codes = narrow(tokenizer.encode(piece.rows), job.sizes)
             except DataError as e:
+                check_finite(piece.rows, job.source.path, piece.start)
                 where = f"rows {piece.start:,} to {piece.start + len(piece.rows) - 1:,} of {job.source.path}"
                 raise DataError(f"{where}: {e}") from None
             rows += len(piece.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import tempfile
@@ -85,9 +86,9 @@ def read_tables(path: Path, suffix: str) -> Iterator[pa.Table]:
         raise DataError(f"{path} cannot be read ({e}); encode it again with --redo") from None
 
 
-def remove_parts(folder: Path) -> None:
-    """Take away what a killed process left half written."""
-    for part in folder.glob(".*.part"):
+def remove_parts(folder: Path, name: str | None = None) -> None:
+    """Take away what a killed process left half written: of all files here, or of the one that is named."""
+    for part in folder.glob(".*.part" if name is None else f".{glob.escape(name)}-*.part"):
         part.unlink(missing_ok=True)
 
 

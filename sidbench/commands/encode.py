@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sidbench import registry
+from sidbench.catalogue.encode import check_comparable
 from sidbench.catalogue.encode import encode as encode_to
 from sidbench.catalogue.encode import verify as verify_at
 from sidbench.catalogue.job import Source, encode_shards
@@ -77,6 +78,8 @@ def encode(
     console = Console(stderr=as_json, highlight=False)
     set_threads(threads)
     folder, last = find_model(model, results), make_resolver(resolver, sets)
+    if verify:
+        check_comparable("" if last is None else last.name)
     began = time.perf_counter()
     with opened(engine, address) as where, watching(console):
         asked = needs(where, device, threads)

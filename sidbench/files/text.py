@@ -28,6 +28,7 @@ class TableVectors(Streamed):
 
     def __init__(self, path: Path, columns: list[str], id_column: str | None) -> None:
         self.path, self.columns, self.id_column = path, columns, id_column
+        self.named = id_column is not None
         self.kind = tables.kind_of(path).lstrip(".") or "folder"
         self.dtype, self.wide = "float32", len(columns) > 1
         self.rows, self.dim = self._shape()
