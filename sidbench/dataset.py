@@ -313,11 +313,8 @@ def check_embeddings(x: Any, where: str) -> None:
     check_finite(x, where)
 
 
-def check_finite(x: NDArray[Any], where: str, first: int = 0) -> None:
-    """NaN or infinity is an error that names the first bad row, counted from `first`.
-
-    Reads a memmap a piece at a time.
-    """
+def check_finite(x: NDArray[Any], where: str) -> None:
+    """NaN or infinity is an error that names the first bad row. Reads a memmap a piece at a time."""
     step = max(1, 4_000_000 // x.shape[1])
     for start in range(0, len(x), step):
         piece = np.asarray(x[start : start + step])
@@ -328,7 +325,7 @@ def check_finite(x: NDArray[Any], where: str, first: int = 0) -> None:
             bad = np.flatnonzero(~np.isfinite(piece).all(axis=1))
             if len(bad):
                 raise DataError(
-                    f"{where}: embeddings hold NaN or infinity, first in row {first + start + bad[0]}; "
+                    f"{where}: embeddings hold NaN or infinity, first in row {start + bad[0]}; "
                     "remove or repair such rows (np.nan_to_num replaces them by zero)"
                 )
         forget(x)
