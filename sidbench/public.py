@@ -132,7 +132,7 @@ class Public(Dataset):
 
     def load(self) -> Corpus:
         self._check_template()
-        files = {name: obtain(remote, self.files) for name, remote in self.remotes().items()}
+        files = self._files()
         log = self._prepared(files)
         kept = log.newest(self.history + TARGETS if self.history else 0)
         prepared = kept.sequences(catalogue=log)
@@ -162,6 +162,18 @@ class Public(Dataset):
             learned_under=under,
             notes=(*prepared.notes, *notes, *said, *odd),
         )
+
+    def _files(self) -> dict[str, Path]:
+        """Where the files are; where one is not to be had, all that are needed are named at once."""
+        remotes = self.remotes()
+        try:
+            return {name: obtain(remote, self.files) for name, remote in remotes.items()}
+        except DataError as e:
+            needed = " and ".join(dict.fromkeys(r.name for r in remotes.values()))
+            raise DataError(
+                f"{e}. {self.label()} is read from {needed}; --set dataset.files=FOLDER takes them from a "
+                "folder of yours"
+            ) from None
 
     # -------------------------------------------------------------------------------------- the log
 

@@ -318,7 +318,10 @@ def pick(path: Path, what: str, named: str | None, fitting: list[str], known: li
         return named
     if len(fitting) != 1:
         found = f"{len(fitting)} fit ({', '.join(fitting)})" if fitting else f"none fits ({', '.join(known)})"
-        raise UsageError(f"{path}: which {what} holds the vectors? {found}; name one with column")
+        raise UsageError(
+            f"{path}: which {what} holds the vectors? {found}; name one: --column NAME, of sidbench run "
+            "--columns embeddings.embedding=NAME"
+        )
     return fitting[0]
 
 

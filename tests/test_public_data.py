@@ -749,3 +749,10 @@ def test_words_are_counted_as_minionerec_does() -> None:
     words_of = importlib.import_module("sidbench.datasets.amazon_2018").words_of
     assert words_of(' "Two words" ') == 2
     assert words_of("a") == words_of(None) == words_of("x <span id= y") == 0
+
+
+def test_all_files_that_are_needed_are_named_at_once(folder: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"reviews_Beauty_5.json.gz and meta_Beauty.json.gz; --set dataset.files"
+    ):
+        make("amazon-2014", files=folder).load()

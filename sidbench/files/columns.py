@@ -119,6 +119,8 @@ class Columns:
         found = self.find([n for n in names if n not in taken], file, role)
         if found is None:
             how = "give the files by --items and --sequences, with" if self.first else "name it with"
+            if where.removesuffix(".gz").endswith((".csv", ".tsv")):
+                where = f"{where}, whose first line names its columns,"
             raise DataError(
                 f"{where} has no column {KNOWN[role][0]!r} or of another name that is known for it"
                 f"{nearest(KNOWN[role][0], names)} Columns: {', '.join(names)}. Rename it, or {how} "
