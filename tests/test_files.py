@@ -723,3 +723,10 @@ def test_a_name_that_no_file_has_stops_a_run_too(home: Path) -> None:
         corpus(home, columns="user=nope")
     np.savez(home / "v.npz", x=X)
     assert len(corpus(home, embeddings=home / "v.npz", columns="user=user")) == N
+
+
+def test_ids_that_differ_by_spaces_alone_are_pointed_out(home: Path) -> None:
+    spaced = [f" {i}" if i == IDS[0] else i for _, i, _ in EVENTS]
+    pq.write_table(events().set_column(1, "item", pa.array(spaced)), home / "events.parquet")
+    gone = sum(i == IDS[0] for _, i, _ in EVENTS)
+    assert f"({gone} of these ids it holds without the spaces around them)" in said(corpus(home))
