@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -26,6 +27,7 @@ from sidbench.catalogue.encode import encode, verify
 from sidbench.catalogue.fit import fit
 from sidbench.catalogue.job import Entry, Job, Source, default_shard_rows, encode_shard, encode_shards
 from sidbench.catalogue.output import codes_of, read_tables
+from sidbench.cli import main
 from sidbench.errors import DataError, StorageError, UsageError
 from sidbench.formats import reading
 from sidbench.sids import SIDs
@@ -231,6 +233,46 @@ def test_a_full_disk_costs_the_shard_in_hand(tmp_path: Path, model: Path, source
     assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="room is taken beforehand on Linux")
+def test_a_full_disk_is_an_error_where_rows_are_copied(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    np.save(source.path, X.astype(np.float64))
+    monkeypatch.setenv("SIDBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"No space left.*SIDBENCH_CACHE"):
+        fit(small_kmeans(), source, tmp_path / "fitted")
+
+
+def test_a_full_disk_ends_a_fit_with_words(tmp_path: Path, source: Source) -> None:
+    resource_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    big: Tokenizer = registry.find("tokenizer", "rq-kmeans")(levels=2, codebook_size=256, iters=1)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource_limit[1]))
+        with pytest.raises(StorageError, match="File too large"):
+            fit(big, source, tmp_path / "fitted")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, resource_limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert fit(big, source, tmp_path / "fitted").fresh
+
+
+def test_what_moves_items_is_not_verified(tmp_path: Path, model: Path, source: Source) -> None:
+    with pytest.raises(UsageError, match="random-free moves items"):
+        main(
+            [
+                *("encode", str(model), source.path, "--out", str(tmp_path / "y.parquet")),
+                *("--resolver", "random-free", "--verify", "5"),
+                "--debug",
+            ]
+        )
+    assert not (tmp_path / "y.parquet").exists()
+
+
 def test_a_place_that_takes_nothing_says_so(tmp_path: Path, model: Path, source: Source) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
@@ -260,10 +302,10 @@ def test_a_row_that_is_no_number_is_named(tmp_path: Path, model: Path, source: S
     x = X.copy()
     x[1234, 3] = np.nan
     np.save(source.path, x)
-    with pytest.raises(DataError, match=r"x\.npy.*NaN or infinity, first in row 1234;"):
+    with pytest.raises(DataError, match=r"x\.npy.*NaN or infinity, first in row 1,234;"):
         encode(model, source, tmp_path / "x.parquet", shard_rows=500)
     for sample in (None, 1500):
-        with pytest.raises(DataError, match=r"x\.npy.*NaN or infinity, first in row 1234;"):
+        with pytest.raises(DataError, match=r"x\.npy.*NaN or infinity, first in row 1,234;"):
             fit(small_kmeans(), source, tmp_path / "fitted", sample=sample)  # no other fit was begun there
     np.save(source.path, X)
     assert encode(model, source, tmp_path / "x.parquet", shard_rows=500).rows <= ROWS

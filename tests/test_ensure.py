@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,8 @@ import pytest
 import sidbench
 from sidbench import registry
 from sidbench.catalogue.ensure import Ensured, ensure
-from sidbench.errors import DataError, SidbenchError, UsageError
+from sidbench.errors import DataError, SidbenchError, StorageError, UsageError
+from sidbench.formats import reading
 
 X = np.random.default_rng(0).standard_normal((400, 6)).astype(np.float32)
 SMALL = {"levels": 4, "codebook_size": 16, "iters": 2}
@@ -61,7 +63,8 @@ def test_what_is_fresh_is_left_alone_at_once(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["rows", "method", "params", "seed", "sample", "resolver", "gone", "torn", "manifest", "redo"]
+    "change",
+    ["rows", "method", "params", "seed", "sample", "resolver", "gone", "torn", "manifest", "hollow", "redo"],
 )
 def test_what_is_stale_is_made_again(place: Path, change: str) -> None:
     make(place)
@@ -85,13 +88,25 @@ def test_what_is_stale_is_made_again(place: Path, change: str) -> None:
         place.write_text("{")
     elif change == "manifest":
         place.with_name(f"{place.name}.manifest.json").unlink()
+    elif change == "hollow":
+        place.with_name(f"{place.name}.manifest.json").write_text('{"kind": "ensure", "stamps": {}}')
     else:
         how = {"redo": True}
     done = make(place, **how)
     assert done.written
-    assert (place.read_bytes() == before) == (change in ("gone", "torn", "manifest", "redo"))
+    assert (place.read_bytes() == before) == (change in ("gone", "torn", "manifest", "hollow", "redo"))
     assert len(json.loads(place.read_text())) == 400
     assert not make(place, **{k: v for k, v in how.items() if k != "redo"}).written
+
+
+def test_a_change_that_keeps_size_and_time_is_seen(place: Path) -> None:
+    make(place)
+    rows = place.with_name("x.npy")
+    at, before = rows.stat(), place.read_bytes()
+    np.save(rows, X[::-1])
+    os.utime(rows, ns=(at.st_atime_ns, at.st_mtime_ns))
+    assert make(place).written
+    assert place.read_bytes() != before
 
 
 @pytest.mark.parametrize("change", ["touched", "copied", "default said"])
@@ -163,3 +178,24 @@ def test_the_vectors_must_be_there_even_where_the_sids_are(place: Path) -> None:
     place.with_name("x.npy").unlink()
     with pytest.raises(DataError, match="there is no file"):
         make(place)
+
+
+def test_embeddings_and_ids_are_never_written_over(place: Path) -> None:
+    rows, ids = place.with_name("x.npy"), place.with_name("ids.json")
+    ids.write_text(json.dumps([f"i{n}" for n in range(400)]))
+    before = state(place.parent)
+    asked: list[tuple[Path, dict[str, Any]]] = [(rows, {}), (ids, {"ids": str(ids)})]
+    for out, how in asked:
+        with pytest.raises(UsageError, match="where the input does"):
+            ensure(out, embeddings=rows, params=SMALL, redo=True, **how)
+    assert state(place.parent) == before
+
+
+def test_a_full_disk_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(reading.find("taac", "write"), "write", full)
+    with pytest.raises(StorageError, match="No space left"):
+        make(place)
+    assert not place.exists()

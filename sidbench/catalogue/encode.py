@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -384,11 +386,19 @@ def all_rows(vectors: Vectors, stamps: list[dict[str, Any]]) -> Any:
     key = Digest.of_json([vectors.layout(), stamps, str(vectors.path.resolve())])
 
     def fill(out: Any) -> None:
+        _take_room(Path(out.filename))
         for start, rows in vectors.pieces(piece_rows(vectors.dim)):
             out[start : start + len(rows)] = rows
             report("read", start + len(rows), vectors.rows)
 
     return cached_rows(f"vectors-{key[:16]}", (vectors.rows, vectors.dim), fill)
+
+
+def _take_room(path: Path) -> None:
+    """A full disk is an error now, not the end of the process (SIGBUS) when a page of the map is written."""
+    if sys.platform == "linux":
+        with path.open("r+b") as f:
+            os.posix_fallocate(f.fileno(), 0, path.stat().st_size)
 
 
 def verify(model: Path, source: Source, out: Path, rows: int, device: str = "auto") -> tuple[int, int]:

@@ -15,6 +15,8 @@ from sidbench import __version__, provenance
 from sidbench.errors import DataError, UsageError
 
 SCHEMA = 1
+#: What a manifest must hold to say that SIDs are fresh.
+KEYS = {"schema", "sidbench", "items", "asked", "identity", "sha256", "modules", "stamps"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def _manifest(out: Path) -> dict[str, Any]:
         held = json.loads(beside(out).read_text())
     except (OSError, ValueError):  # absent or torn: then the SIDs are made again
         return {}
-    return held if isinstance(held, dict) and held.get("kind") == "ensure" else {}
+    whole = isinstance(held, dict) and held.get("kind") == "ensure" and held.keys() >= KEYS
+    return held if whole and held["stamps"].keys() == {"input", "out", "code"} else {}
 
 
 def _stale(out: Path, wanted: Wanted, held: dict[str, Any]) -> str:
@@ -117,7 +120,7 @@ def _stale(out: Path, wanted: Wanted, held: dict[str, Any]) -> str:
 
 
 def _stamps(wanted: Wanted) -> list[Any]:
-    """Names, sizes and times of the files that vectors and ids lie in."""
+    """Names, sizes and times of change of the files that vectors and ids lie in."""
     path = Path(wanted.embeddings)
     if not path.exists():
         raise DataError(f"there is no file {path}: embeddings for the SIDs must be there, fresh or not")
@@ -134,7 +137,8 @@ def _stamp(path: Path) -> list[Any]:
         about = path.stat()
     except OSError as e:
         raise DataError(f"{path} is not there ({e.strerror})") from None
-    return [path.name, about.st_size, about.st_mtime_ns]
+    # The second time tells where a tool set back the first, as tar and touch do.
+    return [path.name, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
 
 
 def _write(out: Path, wanted: Wanted, held: dict[str, Any], why: str, device: str, redo: bool) -> Ensured:

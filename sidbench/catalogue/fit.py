@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from sidbench import __version__, checkpoints, provenance
 from sidbench.catalogue.encode import MANIFEST, all_rows, same
 from sidbench.catalogue.files import (
     Digest,
+    check_rows,
     content_sha256,
     locked,
     read_json,
@@ -24,7 +26,6 @@ from sidbench.catalogue.files import (
     write_json,
 )
 from sidbench.catalogue.job import Source, piece_rows
-from sidbench.dataset import check_finite
 from sidbench.errors import DataError, UnsupportedError, UsageError
 from sidbench.progress import report
 from sidbench.tokenizer import Tokenizer
@@ -142,6 +143,8 @@ def _fit(tokenizer: Tokenizer, vectors: Vectors, out: Path, about: dict[str, Any
             (whole / f).replace(out / f)
     except OSError as e:
         raise refused(out, e) from None
+    except SafetensorError as e:  # what its writer makes of a full disk
+        raise refused(out, OSError(str(e))) from None
     write_json(out / MANIFEST, held)
     shutil.rmtree(unfinished)
     return held
@@ -173,7 +176,7 @@ def _gather(vectors: Vectors, rows: NDArray[np.int64], digest: Digest) -> Floats
     out = np.empty((len(rows), vectors.dim), np.float32)
     done = 0
     for start, piece in vectors.pieces(piece_rows(vectors.dim)):
-        check_finite(piece, str(vectors.path), start)
+        check_rows(piece, vectors.path, start)
         digest.add(piece, vectors.ids(start, start + len(piece)))
         end = int(np.searchsorted(rows, start + len(piece)))
         out[done:end] = piece[rows[done:end] - start]

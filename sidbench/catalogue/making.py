@@ -13,7 +13,7 @@ import pyarrow as pa
 from sidbench import provenance, registry
 from sidbench.catalogue.encode import encode
 from sidbench.catalogue.ensure import Wanted
-from sidbench.catalogue.files import content_sha256
+from sidbench.catalogue.files import content_sha256, refused
 from sidbench.catalogue.fit import fit
 from sidbench.catalogue.job import Source
 from sidbench.catalogue.output import codes_of, read_tables
@@ -59,6 +59,7 @@ class Making:
         source = Source(
             wanted.embeddings, wanted.column, wanted.id_column, wanted.dim, wanted.dtype, wanted.ids
         )
+        source.refuse(out)
         return cls(tokenizer, source, wanted.sample, resolver, form(), out.name)
 
     @property
@@ -95,7 +96,10 @@ class Making:
         export = self.format.prepared(Export(sids, len(self.tokenizer.sizes)))
         shutil.rmtree(work / "out", ignore_errors=True)
         (work / "out").mkdir()
-        self.format.write(export, work / "out" / self.name)
+        try:
+            self.format.write(export, work / "out" / self.name)
+        except OSError as e:
+            raise refused(work / "out" / self.name, e) from None
         return {
             "format": self.format.name,
             "items": len(sids),
