@@ -277,7 +277,10 @@ def check(
 @app.command()
 def show(
     run: Annotated[
-        str, typer.Argument(help="A run: its id (or the start of it), or a method's name for its newest run.")
+        str,
+        typer.Argument(
+            help="A run: its id or the start of it, or its method, or METHOD+RESOLVER: the newest."
+        ),
     ],
     item: Annotated[str | None, typer.Option(help="One item, by its own id.")] = None,
     results: Results = "results",

@@ -335,7 +335,7 @@ def export(
     what: Annotated[
         str,
         typer.Argument(
-            help="A run (its id or a method's name, as for show), an artifact's folder, or a file of SIDs."
+            help="A run (its id, method, or METHOD+RESOLVER), an artifact's folder, or a file of SIDs."
         ),
     ],
     to: Annotated[str, typer.Option(help="The format to write; `sidbench list formats` has them.")],

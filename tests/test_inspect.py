@@ -57,6 +57,19 @@ def asked(cli: Cli, *words: object) -> dict[str, Any]:
     return found
 
 
+def test_a_run_is_named_with_its_resolver_too(results: Path, sidbench_cli: Cli, tmp_path: Path) -> None:
+    run = find_run(Store(results), "rq-kmeans")
+    named = f"rq-kmeans+{run.key['resolver']['name']}"
+    assert find_run(Store(results), named).id == run.id
+    assert asked(sidbench_cli, named, "--results", results)
+    assert sidbench_cli("show", named, "--results", results).code == 0
+    out = tmp_path / "sids.json"
+    assert sidbench_cli("export", named, "--to", "json", "--out", out, "--results", results).code == 0
+    said = sidbench_cli("inspect", "rq-kmeans+nothing", "--results", results)
+    assert said.code == 2
+    assert f"({named})" in " ".join(said.err.split())
+
+
 def test_a_run_says_what_its_record_says(results: Path, sidbench_cli: Cli) -> None:
     record = find_run(Store(results), "rq-kmeans")
     by_name = asked(sidbench_cli, "rq-kmeans", "--results", results)

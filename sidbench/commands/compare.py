@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sidbench.commands.results import open_store, readable
+from sidbench.commands.results import open_store, readable, runs_named
 from sidbench.errors import UsageError, nearest
 from sidbench.metrics import ABSENT
 from sidbench.record import Store
@@ -47,15 +47,11 @@ def _side(name: str, root: Path) -> Side:
         return Side(name, tuple(readable(store)), store.vectors, named=False)
     store = open_store(root)
     records = readable(store)
-    label, _, resolver = (part.strip() for part in name.partition("+"))
-    runs = [r for r in records if r.label == label]
-    if resolver:
-        runs = [r for r in runs if (r.key["resolver"] or {}).get("name") == resolver]
-    runs = runs or [r for r in records if r.id.startswith(name)]
+    runs = runs_named(records, name) or [r for r in records if r.id.startswith(name)]
     if not runs:
         known = sorted({r.label for r in records})
         raise UsageError(
-            f"{name!r} is neither a folder nor a run in {root}{nearest(label, known)} "
+            f"{name!r} is neither a folder nor a run in {root}{nearest(name.partition('+')[0], known)} "
             f"There are: {', '.join(known) or 'none'}; a run's id or method+resolver names one more closely"
         )
     if len({r.label for r in runs}) > 1:

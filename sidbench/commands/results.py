@@ -430,16 +430,30 @@ def _spell(codes: Any) -> str:
     return "-".join(str(c) for c in codes if c >= 0)
 
 
+def runs_named(records: Sequence[RunRecord], name: str) -> list[RunRecord]:
+    """Those of a label, or of method+resolver; a label may have a plus of its own."""
+    method, plus, resolver = (part.strip() for part in name.rpartition("+"))
+    return [r for r in records if r.label == name] or [
+        r for r in records if plus and r.label == method and _resolver_of(r) == resolver
+    ]
+
+
+def _resolver_of(record: RunRecord) -> str:
+    return str((record.key["resolver"] or {}).get("name", ""))
+
+
 def find_run(store: Store, run: str) -> RunRecord:
-    """By id or its start, else the newest of a label."""
+    """By id or its start, else the newest of a label or of method+resolver."""
     records = readable(store)
-    by_id = [r for r in records if r.id.startswith(run)]
-    named = [r for r in records if r.label == run]
+    by_id = [r for r in records if run and r.id.startswith(run)]
+    named = runs_named(records, run)
     if not named and len(by_id) > 1:
         raise UsageError(f"{run!r} is the start of {len(by_id)} runs: {', '.join(r.id for r in by_id)}")
     found = named or by_id
     if not found:
-        known = ", ".join(f"{r.id} ({r.label})" for r in records[:8])
+        known = ", ".join(
+            f"{r.id} ({r.label}{'+' * bool(_resolver_of(r))}{_resolver_of(r)})" for r in records[:8]
+        )
         raise UsageError(f"there is no run {run!r} in {store.root}; there are: {known or 'none'}")
     newest = max(found, key=lambda r: str(r.measured.get("finished", "")))
     if newest.error is not None:
