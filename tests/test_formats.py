@@ -179,6 +179,40 @@ def test_a_file_without_code_0_is_refused_with_what_to_say(tmp_path: Path, name:
             reading.read(path, "test", How(name, base=1))
 
 
+def test_a_suffix_of_some_items_proves_nothing_of_the_levels(tmp_path: Path) -> None:
+    """Levels from 1 and a suffix from 0: the only 0 stands in the suffix."""
+    path = tmp_path / "sids.json"
+    path.write_text('{"0": [1, 2], "1": [1, 1, 0], "2": [1, 1, 1]}')
+    with pytest.raises(DataError, match=r"0 in its last column alone.*--base 1.*--suffix 0"):
+        reading.read(path, "test")
+    table = reading.read(path, "test", How(base=1, suffix=0))
+    assert table.codes.tolist() == [[0, 1, -1], [0, 0, 0], [0, 0, 1]]
+
+
+def test_json_with_a_list_for_each_level_names_the_flag(tmp_path: Path) -> None:
+    path = tmp_path / "sids.json"
+    path.write_text(json.dumps(CODES.T.tolist()))
+    with pytest.raises(DataError, match="--orientation levels if each row is a level"):
+        reading.read(path, "test")
+    assert (reading.read(path, "test", How(orientation="levels")).codes == CODES).all()
+
+
+@pytest.mark.parametrize("odd", ["\ud800", "a\0"])
+def test_ids_that_no_file_can_hold(tmp_path: Path, odd: str) -> None:
+    path = tmp_path / "sids.json"
+    path.write_text(json.dumps({"b": [0, 1], odd: [1, 0]}))
+    with pytest.raises(DataError, match=r"row 1 has the id .* repair"):
+        reading.read(path, "test")
+
+
+def test_unsigned_codes_do_not_wrap_round(tmp_path: Path) -> None:
+    codes = CODES.astype(np.uint64)
+    codes[3, -1] = 2**64 - 1  # -1 as a signed number
+    np.save(tmp_path / "sids.npy", codes)
+    with pytest.raises(DataError, match="row 3 has the code 9"):
+        reading.read(tmp_path / "sids.npy", "test")
+
+
 REMEDIES = ("repair", "write", "export", "give", "remove", "get the file", "expected", "save it", "say ")
 
 

@@ -145,6 +145,10 @@ def test_wrong_usage_says_what_is_right(results: Path, sidbench_cli: Cli, tmp_pa
     assert "writes no sequences" in fails(
         "export", "rq-kmeans", "--to", "json", "--dataset", "synthetic", *out
     )
+    assert "npz is written from 0 alone" in fails("export", "rq-kmeans", "--to", "npz", *out, "--base", 1)
+    assert "json is written from 0 or from 1" in fails(
+        "export", "rq-kmeans", "--to", "json", *out, "--base", 2
+    )
     assert "there is no run 'nobody'" in fails("export", "nobody", "--to", "json", *out)
     assert "there is no file" in fails("export", tmp_path / "no.json", "--to", "json", *out)
     assert "a run knows its own" in fails("export", "rq-kmeans", "--to", "json", "--from-base", 0, *out)

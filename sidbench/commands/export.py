@@ -70,10 +70,17 @@ def make_format(name: str, sets: list[str]) -> Format:
     fixed = cls.bases[0]
     if "base" in values and "base" not in cls.__dataclass_fields__ and values["base"] == fixed:
         del values["base"]  # what it is anyway
-    if "base" in values and ("base" not in cls.__dataclass_fields__ or values["base"] not in cls.bases):
+    if "base" in values and values["base"] not in cls.bases:
+        if len(cls.bases) > 1:
+            raise UsageError(f"--base {values['base']}: {name} is written from 0 or from 1")
         raise UsageError(
             f"{name} counts from {fixed} always, and not from {values['base']}; leave --base out, or choose "
             "another format (json and minionerec count from either)"
+        )
+    if "base" in values and "base" not in cls.__dataclass_fields__:
+        raise UsageError(
+            f"{name} is written from {fixed} alone, though one from {values['base']} can be read; leave "
+            "--base out, or choose json or minionerec"
         )
     made: Format = configure(cls, values)
     return made

@@ -121,6 +121,13 @@ def _turned(found: Found, how: How, form: Format, stated: dict[str, Any], name: 
 
 
 def _check_ids(ids: list[str], name: str) -> None:
+    text = "".join(ids)
+    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in set(text)):
+        row = next(n for n, i in enumerate(ids) if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in i))
+        raise DataError(
+            f"{name}: row {row} has the id {ids[row]!r}, which is no text that files can hold; repair the "
+            "row, or write the file again"
+        )
     if len(set(ids)) < len(ids):
         first = {i: n for n, i in reversed(list(enumerate(ids)))}
         row, twice = next((n, i) for n, i in enumerate(ids) if first[i] < n)
@@ -192,7 +199,9 @@ def _base(
     if "base" in stated:
         return int(stated["base"])
     first = (levels == 0).any(axis=0)
-    if first[: max(1, levels.shape[1] - 1)].any() or (suffix is not None and first.any()):
+    # A suffix that only some items have may count otherwise than the levels: it proves nothing of them.
+    apart = isinstance(suffix, int) or levels.shape[1] == 1
+    if first[: None if apart else -1].any():
         return 0
     advice = (
         f"give {how.flag('base', 1)} if its codes are 1 to K (MiniOneRec's constrained and plus scripts "
@@ -300,7 +309,7 @@ def from_lists(sids: Any, name: str, ids: list[str] | None = None, how: How | No
     if not pa.types.is_integer(values.type):
         raise DataError(_blame(given, name, ids))
     longest = int(lengths.max(initial=0))
-    if longest > MOST_LEVELS and (keyed or lengths.min(initial=0) < longest):
+    if longest > MOST_LEVELS and (keyed or lengths.min() < longest):
         row_ = int(lengths.argmax())
         raise DataError(
             f"{name}: row {row_}{_called(ids, row_)} has {longest:,} codes, and {MOST_LEVELS} is the most; "
@@ -378,6 +387,8 @@ def from_matrix(codes: Any, name: str, ids: list[str] | None = None) -> Found:
         raise DataError(f"{name}: its codes are {codes.dtype}, not integers{what}; write them as integers")
     if codes.dtype.kind not in "iu":
         raise DataError(f"{name}: its codes are {codes.dtype}, not integers; write them as integers")
+    if codes.dtype.kind == "u":  # what no signed number holds would come out below 0
+        codes = np.minimum(codes, np.iinfo(np.int64).max)
     return Found(codes.astype(np.int64), ids, rows_are_items=ids is not None)
 
 
