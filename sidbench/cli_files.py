@@ -111,8 +111,9 @@ def encode(
         int | None, typer.Option(min=1, help="A folder of files with so many rows.")
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="What a folder holds: parquet, npz or json.")
-    ] = "parquet",
+        str | None,
+        typer.Option("--format", help="What a folder holds: npz, json, or parquet if nothing is said."),
+    ] = None,
     resolver: Annotated[
         str | None,
         typer.Option(help="A resolver as the last step, such as suffix. [dim]Default: none.[/dim]"),

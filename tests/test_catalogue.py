@@ -336,6 +336,21 @@ def test_nothing_is_written_over_what_is_read(tmp_path: Path, model: Path, sourc
     assert json.loads((tmp_path / "ids.json").read_text()) == IDS
 
 
+@pytest.mark.parametrize(
+    ("name", "form", "said"),
+    [
+        ("y.npz", "json", "is npz by its name"),
+        ("y.csv", None, "not written as"),
+        ("y", "csv", "unknown format"),
+    ],
+)
+def test_a_name_says_what_is_written(
+    tmp_path: Path, model: Path, source: Source, name: str, form: str | None, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        encode(model, source, tmp_path / name, form=form)
+
+
 def test_one_file_and_shards_do_not_mix(tmp_path: Path, model: Path, source: Source) -> None:
     usual = default_shard_rows(DIM)
     encode(model, source, tmp_path / "shards", shard_rows=usual)

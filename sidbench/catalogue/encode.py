@@ -50,7 +50,7 @@ from sidbench.progress import report
 from sidbench.resolver import Resolver
 from sidbench.sids import SIDs
 from sidbench.tokenizer import read_about
-from sidbench.vectors import Vectors
+from sidbench.vectors import OPENERS, Vectors
 
 SCHEMA, MANIFEST = 1, "manifest.json"
 #: Does these shards of a job, and says of each when it is finished.
@@ -70,15 +70,23 @@ class Place:
     suffix: str
 
     @classmethod
-    def of(cls, out: Path, shard_rows: int | None, form: str = "parquet") -> Place:
+    def of(cls, out: Path, shard_rows: int | None, form: str | None = None) -> Place:
         """`x.parquet`, `x.npz` or `x.json` is a file, any other name a folder.
 
         The folder takes shards of this form where their size is named, else sids.parquet.
         """
         suffix = out.suffix.lower()
         if suffix in SUFFIXES and not out.is_dir():
+            if form not in (None, suffix[1:]):
+                raise UsageError(f"{out} is {suffix[1:]} by its name, not {form}; leave --format out")
             parts = out.with_name(f".{out.name}.parts")
             return cls(out, out, parts, out.with_name(f"{out.name}.{MANIFEST}"), suffix)
+        if suffix in OPENERS and not out.is_dir():
+            raise UsageError(
+                f"{out}: SIDs are not written as {suffix}; give a name that ends in {', '.join(SUFFIXES)}, "
+                "or a folder (`sidbench export` writes the formats of other systems)"
+            )
+        form = form or "parquet"
         if f".{form}" not in SUFFIXES:
             raise unknown("format", form, [s[1:] for s in SUFFIXES])
         if out.is_file():
@@ -108,7 +116,7 @@ def encode(
     shard_rows: int | None = None,
     device: str = "auto",
     resolver: Resolver | None = None,
-    form: str = "parquet",
+    form: str | None = None,
     redo: bool = False,
     run: Runner = encode_shards,
 ) -> Encoded:

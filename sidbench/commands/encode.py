@@ -63,7 +63,7 @@ def encode(
     *,
     results: Path,
     shard_rows: int | None,
-    form: str,
+    form: str | None,
     resolver: str | None,
     sets: list[str],
     verify: int,
