@@ -387,7 +387,7 @@ def from_matrix(codes: Any, name: str, ids: list[str] | None = None) -> Found:
         raise DataError(f"{name}: its codes are {codes.dtype}, not integers{what}; write them as integers")
     if codes.dtype.kind not in "iu":
         raise DataError(f"{name}: its codes are {codes.dtype}, not integers; write them as integers")
-    if codes.dtype.kind == "u":  # what no signed number holds would come out below 0
+    if codes.dtype == np.uint64:  # what no signed number holds would come out below 0
         codes = np.minimum(codes, np.iinfo(np.int64).max)
     return Found(codes.astype(np.int64), ids, rows_are_items=ids is not None)
 
