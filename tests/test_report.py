@@ -17,9 +17,10 @@ from rich.console import Console
 
 from sidbench.errors import DataError
 from sidbench.record import RunRecord
-from sidbench.report import check, leaderboard, tables
+from sidbench.report import check, leaderboard, tables, words
 from sidbench.report.board import Table
 from sidbench.report.board import tables as board_tables
+from sidbench.report.markdown import escape
 
 HARDWARE = {"cpu": "AMD EPYC", "cores": 2, "threads": 2, "device": "cpu", "gpu": None, "memory_gb": 24}
 DATASET = {
@@ -495,3 +496,10 @@ def test_without_places_or_with_other_users_nothing_is_compared() -> None:
         page = leaderboard(runs, vectors)
         assert "Differences" not in page
         assert "Alike" not in page
+
+
+def test_no_line_end_in_a_name_lets_markup_out() -> None:
+    """A folder may be called anything: an empty line would end a code span, and a table's cell."""
+    name = "x`\n\n<script>\r\n|"
+    assert words.code(name) == "`x'  <script> |`"
+    assert escape(name) == "x\\`  &lt;script&gt; \\|"

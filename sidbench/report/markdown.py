@@ -68,6 +68,7 @@ def chosen(board: str) -> tuple[str, ...]:
 
 def escape(text: str) -> str:
     """Plain text inside a page and a table cell: nothing in it is markup."""
+    text = " ".join(text.splitlines())  # a line's end would end the cell
     for c in "\\`*_|[]":
         text = text.replace(c, f"\\{c}")
     return text.replace("<", "&lt;").replace(">", "&gt;")

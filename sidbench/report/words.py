@@ -216,8 +216,8 @@ def parameters(params: dict[str, Any]) -> str:
 
 
 def code(text: str) -> str:
-    """Text as it is, in a code span: nothing in it is markup."""
-    return f"`{text.replace('`', chr(39))}`"
+    """Text as it is, in a code span: nothing in it is markup, and no empty line ends the span."""
+    return f"`{' '.join(text.splitlines()).replace('`', chr(39))}`"
 
 
 def plain(value: Any) -> str:
