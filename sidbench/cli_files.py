@@ -10,9 +10,12 @@ import typer
 if TYPE_CHECKING:
     from sidbench.catalogue.job import Source
 
+#: Where they stand in `sidbench --help`.
+PANEL = "Data in, SIDs out"
+
 app = typer.Typer()
 data = typer.Typer(no_args_is_help=True, help="Your own data: what is understood of them.")
-app.add_typer(data, name="data")
+app.add_typer(data, name="data", rich_help_panel=PANEL)
 
 Vectors = Annotated[
     Path,
@@ -54,7 +57,7 @@ def _source(
     return Source(str(path), column, id_column, dim, dtype, None if ids is None else str(ids))
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def fit(
     method: Annotated[str, typer.Argument(help="A tokenizer by name; `sidbench list methods` has them.")],
     vectors: Vectors,
@@ -95,7 +98,7 @@ def fit(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def encode(
     model: Annotated[
         str, typer.Argument(help="A folder that `sidbench fit` left, or a run of --results by method or id.")
@@ -170,7 +173,7 @@ def encode(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def embed(
     items: Annotated[
         Path, typer.Argument(help="Your items: .parquet, .csv, .jsonl; or a folder with items.parquet.")
@@ -331,7 +334,7 @@ def data_check(
     raise typer.Exit(check(what, own, set_ or [], as_json=as_json))
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def export(
     what: Annotated[
         str,
@@ -388,7 +391,7 @@ def export(
     )
 
 
-@app.command("import")
+@app.command("import", rich_help_panel=PANEL)
 def import_(
     file: Annotated[Path, typer.Argument(help="A file of SIDs of another system.")],
     out: Annotated[Path, typer.Option(help="The folder for sids.parquet and its manifest.")],
@@ -429,7 +432,7 @@ def import_(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def ensure(
     out: Annotated[Path, typer.Argument(help="The file of SIDs, such as semantic_id_dict.json.")],
     embeddings: Annotated[
