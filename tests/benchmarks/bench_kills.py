@@ -70,7 +70,10 @@ def files(folder: Path) -> Contents:
 
 
 def records(folder: Path) -> Contents:
-    """What a results folder holds, but for times and the machine; boards are drawn from it."""
+    """What a results folder holds, but for times and the machine; boards are drawn from it.
+
+    One that was cut off while it was written stays under a name with a dot: `sidbench clean` lists it.
+    """
     out: Contents = {}
     for path in sorted((folder / "records").rglob("*")):
         name = str(path.relative_to(folder))
@@ -81,8 +84,9 @@ def records(folder: Path) -> Contents:
             with np.load(path, allow_pickle=False) as z:
                 out[name] = {k: z[k].tobytes() for k in z.files}
     for path in sorted((folder / "artifacts").rglob("*")):
-        if path.is_file():
-            out[str(path.relative_to(folder))] = path.read_bytes()
+        name = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+            out[str(name)] = path.read_bytes()
     return out
 
 
