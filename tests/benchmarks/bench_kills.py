@@ -84,9 +84,9 @@ def records(folder: Path) -> Contents:
             with np.load(path, allow_pickle=False) as z:
                 out[name] = {k: z[k].tobytes() for k in z.files}
     for path in sorted((folder / "artifacts").rglob("*")):
-        name = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in name.parts):
-            out[str(name)] = path.read_bytes()
+        within = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in within.parts):
+            out[str(within)] = path.read_bytes()
     return out
 
 
