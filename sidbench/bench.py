@@ -27,9 +27,9 @@ from safetensors import SafetensorError
 from sidbench import checkpoints, clock, metrics, progress, provenance
 from sidbench.dataset import Corpus, Dataset, Embeddings, Sequences, some_rows
 from sidbench.decoder import Decoder
-from sidbench.decoder.ranks import ranks
 from sidbench.errors import ContractError, RanksError, SidbenchError, StorageError, UsageError
 from sidbench.kit.device import noting
+from sidbench.kit.ranks import ranks
 from sidbench.plugin import P, Plugin
 from sidbench.protocol import Split, Targets
 from sidbench.ranking import Ranking

@@ -28,11 +28,11 @@ from sidbench.decoder import Decoder
 from sidbench.decoder import course as course_module
 from sidbench.decoder.inputs import Windows
 from sidbench.decoder.learner import Learner
-from sidbench.decoder.ranks import Ranks, belonging
 from sidbench.decoder.retrieval import Retriever
-from sidbench.decoder.together import _ending, _serve
 from sidbench.decoder.training import Weights
 from sidbench.errors import RanksError, SidbenchError
+from sidbench.kit.ranks import Ranks, belonging
+from sidbench.kit.together import _ending, _serve
 from sidbench.protocol import Split, split
 from sidbench.record import Store
 from sidbench.sids import SIDs
@@ -260,7 +260,7 @@ def test_several_go_on_where_several_were_interrupted(
     assert resumed.facts() == whole.facts()
 
 
-@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("at", range(8))
 def test_an_interruption_inside_any_exchange_leaves_all_exchanges_paired(
     monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
@@ -279,15 +279,16 @@ def test_an_interruption_inside_any_exchange_leaves_all_exchanges_paired(
     ranks, gradient, before = Ranks(0, 2), torch.zeros(4), signal.getsignal(signal.SIGINT)
 
     def train() -> None:
-        with ranks.leading("training", gradient):
+        with ranks.leading("training"):
             for step in range(2):
                 ranks.go(0.1, step)
                 ranks.sum(gradient, torch.zeros(()))
 
     with pytest.raises(KeyboardInterrupt):
         train()
-    begun = min((at + 1) // 2, 2)
-    assert said == ["work", *["word", "sum"] * begun, "word"]
+    whole = ["work", *["word", "word", "sum"] * 2, "word"]
+    done = at + 2 if whole[at : at + 2] == ["word", "sum"] else at + 1
+    assert said == (whole if at == 7 else [*whole[:done], "word"])
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -295,9 +296,9 @@ def test_one_process_says_nothing_to_anybody() -> None:
     alone = Ranks()
     gradient, loss = torch.ones(3), torch.ones(())
     alone.send("anything")
-    with alone.leading("training", gradient):
+    with alone.leading("training"):
         alone.go(0.1, 0)
-        assert alone.sum(gradient, loss) == (gradient, loss)
+        assert alone.sum(gradient, loss) == [gradient, loss]
     assert alone.device(torch.device("cuda")) == torch.device("cuda")
     assert Ranks(1, 2, 1).device(torch.device("cuda")) == torch.device("cuda", 1)
     assert Ranks(1, 2, 1).device(torch.device("cpu")) == torch.device("cpu")
@@ -325,7 +326,7 @@ def test_a_process_that_is_killed_is_noticed_at_once(tmp_path: Path) -> None:
         from sidbench import registry
         from sidbench.decoder import Decoder
         from sidbench.decoder import learner
-        from sidbench.decoder.together import joined
+        from sidbench.kit.together import joined
         from sidbench.protocol import split
         from sidbench.sids import SIDs
 

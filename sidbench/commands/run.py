@@ -21,11 +21,11 @@ from sidbench.callbacks import Callbacks
 from sidbench.commands.loading import loading
 from sidbench.commands.results import readable, write_board
 from sidbench.decoder import Decoder
-from sidbench.decoder.together import joined
 from sidbench.display import Display, Several, row_name
 from sidbench.engines import Engine, opened
 from sidbench.errors import UsageError
 from sidbench.estimate import Estimate, Estimator
+from sidbench.kit.together import joined
 from sidbench.matrix import Done, needs, run_plan
 from sidbench.plan import Plan, make_plan
 from sidbench.report import tables
@@ -36,7 +36,7 @@ from sidbench.settings import Settings
 def run(settings: Settings, *, redo: bool, dry_run: bool, as_json: bool, command: str) -> int:
     """Everything a run does; 0 when every row ran, 1 when one failed.
 
-    Of several processes (torchrun) the first does it; the others help where a decoder is trained.
+    Of several processes (torchrun) the first does it; the others help where something is trained.
     """
     if settings.engine == "ray" and "TORCHELASTIC_RUN_ID" in os.environ:
         raise UsageError("--engine ray starts its own processes: without torchrun, or leave --engine out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,7 +22,6 @@ from sidbench.decoder.course import Course, now, owner_of
 from sidbench.decoder.inputs import Reader, Windows
 from sidbench.decoder.learner import Learner
 from sidbench.decoder.model import Model
-from sidbench.decoder.ranks import ranks
 from sidbench.decoder.retrieval import Retriever
 from sidbench.decoder.selection import some
 from sidbench.decoder.shape import Shape
@@ -30,12 +30,28 @@ from sidbench.decoder.training import Weights, schedule
 from sidbench.decoder.trie import Trie
 from sidbench.errors import DataError, SidbenchError, UsageError, unknown
 from sidbench.kit.device import resolve
+from sidbench.kit.ranks import ranks
 from sidbench.plugin import Plugin
 from sidbench.protocol import Split
 from sidbench.ranking import Ranking
 from sidbench.sids import SIDs
 
 Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the other processes need to train a decoder with the first."""
+
+    params: dict[str, Any]
+    threads: int
+    sids: SIDs
+    split: Split
+    state: dict[str, Any] | None
+
+    def follow(self) -> None:
+        torch.set_num_threads(self.threads)
+        Decoder(**self.params).follow(self.sids, self.split, self.state)
 
 
 class Decoder(Plugin):
@@ -229,8 +245,8 @@ class Decoder(Plugin):
             "weights": {key: t.cpu() for key, t in weights.state().items()},
             "windows": windows.state(),
         }
-        work = (self.params(), torch.get_num_threads(), sids, split, state if resumed else None)
-        with team.leading(work, weights.gradient):
+        work = Work(self.params(), torch.get_num_threads(), sids, split, state if resumed else None)
+        with team.leading(work):
             self._train(course, windows, learner, split, None if folder is None else (folder, owner))
         weights.restore(course.best_weights)
         self.model_.requires_grad_(False)

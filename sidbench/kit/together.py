@@ -1,22 +1,21 @@
-"""`torchrun -m sidbench run`: the first process runs, the others train with it what it trains."""
+"""`torchrun -m sidbench …`: the first process does it all, the others train with it what it trains."""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
 from torch import distributed as dist
 
-from sidbench.decoder.decoder import Decoder
-from sidbench.decoder.ranks import Ranks, belonging
 from sidbench.errors import RanksError, UsageError
 from sidbench.kit.device import resolve
+from sidbench.kit.ranks import Dismissed, Ranks, belonging
 
-#: How long a process waits for another that lives: the first may be fitting a tokenizer. One that has ended
+#: How long a process waits for another that lives: the first may be at something else. One that has ended
 #: is noticed at once, by its connection.
 PATIENCE = timedelta(days=30)
 
@@ -68,7 +67,7 @@ def _ending(ranks: Ranks) -> Iterator[None]:
 
 
 def _serve(ranks: Ranks) -> None:
+    """Follow what the first leads, one training after the other."""
     while (work := ranks.receive()) is not None:
-        params, threads, sids, split, state = work
-        torch.set_num_threads(threads)
-        Decoder(**params).follow(sids, split, state)
+        with suppress(Dismissed):
+            work.follow()
