@@ -22,6 +22,7 @@ from sidbench.decoder import learner as learner_module
 from sidbench.decoder import retrieval as retrieval_module
 from sidbench.decoder.retrieval import Retriever
 from sidbench.decoder.selection import expected_gain, some
+from sidbench.decoder.training import Weights
 from sidbench.errors import DataError, SidbenchError, UsageError
 from sidbench.protocol import Split, Targets, leave_one_out
 from sidbench.sids import SIDs
@@ -264,6 +265,42 @@ def test_a_budget_is_kept_for_as_many_queries_and_places_as_follow(
     assert abs(time[0] + after - budget) < 0.05 * budget
 
 
+def course(**changes: Any) -> course_module.Course:
+    settings = {
+        "steps": 100, "eval_every": 10, "patience": 3, "budget": 0.0, "warmup": 10, "learning_rate": 2.0,
+    }  # fmt: skip
+    weights = Weights(torch.nn.Linear(1, 1), torch.float32, 0.0, 1.0)  # type: ignore[arg-type]
+    return course_module.Course(weights, "any", **{**settings, **changes})
+
+
+def test_the_learning_rate_rises_in_a_line_and_falls_along_a_cosine() -> None:
+    run, rates = course(), []
+    for run.step in range(100):
+        rates.append(run.rate())
+    assert rates[:10] == [2.0 * (step + 1) / 10 for step in range(10)]
+    fall = [1 + np.cos(np.pi * step / 90) for step in range(90)]
+    np.testing.assert_allclose(rates[10:], fall)
+
+
+@pytest.mark.parametrize(("warmup", "a_step"), [(50, 0.05), (1_000, 1.0)], ids=["by steps", "by time"])
+def test_no_warm_up_takes_more_than_a_tenth_of_a_budget(
+    warmup: int, a_step: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = [0.0]
+    monkeypatch.setattr(course_module, "now", lambda: time[0])
+    run, rates = course(budget=100.0, warmup=warmup), []
+    while run.share() < 1:
+        rates.append(run.rate())
+        run.step += 1
+        time[0] += a_step
+    top = int(np.argmax(rates))
+    assert rates[top] > 1.9
+    assert top * a_step <= 10
+    assert top >= min(warmup, 10 / a_step) - 1
+    assert all(np.diff(rates[:top]) > 0)
+    assert all(np.diff(rates[top:]) < 0)
+
+
 def test_what_follows_is_the_clocks_business_alone() -> None:
     sids, split = world()
     fitted = [small(steps=20, eval_every=10).fit(sids, s)
@@ -360,6 +397,14 @@ def test_presets_are_known_by_name() -> None:
     assert (Decoder().architecture, paper.architecture, paper.name) == ("causal", "tiger", "tiger")
     assert (paper.width, paper.heads, paper.head_width, paper.feed_forward) == (128, 6, 64, 1024)
     assert paper.seed == 3
+    # The other architecture at these sizes: all layers in one stack, over the same tokens.
+    sids, _ = world()
+    both = [Decoder.preset("paper", architecture=name, device="cpu") for name in ("tiger", "causal")]
+    for decoder in both:
+        decoder._prepare(sids)
+    layers = [sum(type(part).__name__ == "Layer" for part in decoder.model_.modules()) for decoder in both]
+    assert layers == [8, 8]
+    assert both[0].model_.shape == both[1].model_.shape
     with pytest.raises(UsageError, match="did you mean 'quick'"):
         Decoder.preset("quik")
     with pytest.raises(UsageError, match="dropout"):

@@ -82,6 +82,16 @@ def test_the_softmax_by_pieces_is_the_softmax(rows: int, items: int, cells: int,
     assert all(t.dtype == torch.float32 for t in found)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_pieces_lose_nothing_of_the_gradient(dtype: torch.dtype) -> None:
+    """A sum in bfloat16 stands still where what is added is less than a 256th of it."""
+    rows = 64 * 700
+    states, table = torch.ones(rows, 3), torch.zeros(2, 3, requires_grad=True)
+    loss = cross_entropy(states, table, torch.zeros(rows, dtype=torch.long), 2 * 64, dtype)
+    (found,) = torch.autograd.grad(loss, table)
+    torch.testing.assert_close(found, torch.tensor([[-0.5], [0.5]]).expand(2, 3) * rows, rtol=0.005, atol=0)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_rule_is_learned_and_told_of(precision: str) -> None:
     split = world()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sidbench import checkpoints
+from sidbench import checkpoints, progress
 from sidbench.decoder.inputs import Windows
 from sidbench.decoder.selection import Validation
 from sidbench.decoder.training import Weights
+from sidbench.errors import SidbenchError
 from sidbench.kit import snapshots
 from sidbench.protocol import Split
 from sidbench.sids import SIDs
@@ -23,16 +25,31 @@ from sidbench.sids import SIDs
 CHECKPOINT_SECONDS = 20.0
 #: Into how many parts validations divide a budget of time.
 PARTS = 20
+#: How much of a budget of time its warm-up takes at most: a training that ends before it never learned at its
+#: own rate.
+WARM = 0.1
 
 now = time.perf_counter
 
 
 class Course:
-    """Counts steps and seconds, keeps the curves and the best weights."""
+    """Counts steps and seconds, says how fast to learn and when to stop, keeps curves and best weights."""
 
-    def __init__(self, weights: Weights, steps: int, eval_every: int, budget: float) -> None:
-        self.weights = weights
-        self.steps, self.eval_every, self.budget = steps, eval_every, budget
+    def __init__(
+        self,
+        weights: Weights,
+        name: str,
+        *,
+        steps: int,
+        eval_every: int,
+        patience: int,
+        budget: float,
+        warmup: int,
+        learning_rate: float,
+    ) -> None:
+        self.weights, self.name = weights, name
+        self.steps, self.eval_every, self.patience, self.budget = steps, eval_every, patience, budget
+        self.warmup, self.learning_rate = warmup, learning_rate
         self.step = self.targets = 0
         self.best, self.best_step, self.since = -1.0, 0, 0
         self.best_weights = weights.flat.clone()
@@ -67,8 +84,34 @@ class Course:
         self._parts = int(share * PARTS)
         return True
 
-    def looked(self, loss: float) -> None:
-        """Note a mean loss."""
+    def over(self, share: float) -> bool:
+        """Whether to stop: at the end, or (a budget is used up) after validations without a better one."""
+        return share >= 1 or (not self.budget and 0 < self.patience <= self.since)
+
+    def rate(self) -> float:
+        """The learning rate of the next step: up in a line, then along half a cosine to zero at the end."""
+        peak = self.learning_rate
+        if self.budget:
+            share = self.share()
+        else:
+            share = max(0, self.step - self.warmup) / max(1, self.steps - self.warmup)
+        if self.step < self.warmup and not (self.budget and share >= WARM):
+            risen = peak * (self.step + 1) / self.warmup
+            return max(risen, peak * share / WARM) if self.budget else risen
+        return peak * 0.5 * (1 + math.cos(math.pi * share))
+
+    def looks(self) -> bool:
+        """Whether the step just taken is one after which to look at the losses."""
+        return self.step % max(1, self.eval_every // 10) == 0
+
+    def look(self) -> None:
+        """Note the mean loss since the last look; stop where it is no number."""
+        loss = float(torch.stack(self.recent).mean())
+        if not math.isfinite(loss):
+            raise SidbenchError(
+                f"{self.name}: the training loss is {loss} at step {self.step}; a lower "
+                f"learning_rate than {self.learning_rate} or more warmup than {self.warmup} may help"
+            )
         self.numbers["loss"] = loss
         self.curve["step"].append(self.step)
         self.curve["loss"].append(loss)
@@ -86,6 +129,12 @@ class Course:
         if ndcg > self.best:
             self.best, self.best_step, self.since = ndcg, self.step, 0
             self.best_weights = self.weights.flat.clone()
+
+    def report(self, stage: str, batch: int) -> None:
+        """Tell who listens how far it is."""
+        done = (self.seconds, self.budget) if self.budget else (self.step, self.steps)
+        counts = {"step": self.step, "sequences": self.step * batch}
+        progress.report(stage, *done, **{**self.numbers, **counts})
 
     def save(self, folder: Path, owner: dict[str, Any], windows: Windows) -> None:
         """Write a checkpoint if the last is old enough; called after a validation."""

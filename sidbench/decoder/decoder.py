@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -15,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import Self
 
-from sidbench import checkpoints, progress
+from sidbench import checkpoints
 from sidbench.dataset import Sequences
 from sidbench.decoder.causal import Causal
 from sidbench.decoder.course import Course, now, owner_of
@@ -26,9 +23,9 @@ from sidbench.decoder.retrieval import Retriever
 from sidbench.decoder.selection import some
 from sidbench.decoder.shape import Shape
 from sidbench.decoder.tiger import Tiger
-from sidbench.decoder.training import Weights, schedule
+from sidbench.decoder.training import Weights, precision_of, threads
 from sidbench.decoder.trie import Trie
-from sidbench.errors import DataError, SidbenchError, UsageError, unknown
+from sidbench.errors import DataError, UsageError, unknown
 from sidbench.kit.device import resolve
 from sidbench.kit.ranks import ranks
 from sidbench.plugin import Plugin
@@ -164,7 +161,7 @@ class Decoder(Plugin):
         """Train on `split.train`, keep the weights that rank `split.valid` best; never read `split.test`."""
         if len(sids) != split.n_items:
             raise DataError(f"{self.name}: {len(sids)} SIDs for a catalogue of {split.n_items} items")
-        with _threads(self.threads):
+        with threads(self.threads):
             return self._fit(sids, split)
 
     def _prepare(self, sids: SIDs) -> None:
@@ -209,7 +206,7 @@ class Decoder(Plugin):
 
     def follow(self, sids: SIDs, split: Split, state: dict[str, Any] | None) -> None:
         """Train with the first of several processes, which is in `fit`, from its state on; keep nothing."""
-        with _threads(self.threads):
+        with threads(self.threads):
             team = ranks()
             weights, windows, learner = self._ready(sids, split)
             step, begun = 0, -1
@@ -234,7 +231,16 @@ class Decoder(Plugin):
                 f"{self.name}: {len(windows)} training windows and {len(split.valid)} validation users; "
                 "training needs at least one sequence with two items in `train` and one validation user"
             )
-        course = Course(weights, self.steps, self.eval_every, self.budget)
+        course = Course(
+            weights,
+            self.name,
+            steps=self.steps,
+            eval_every=self.eval_every,
+            patience=self.patience,
+            budget=self.budget,
+            warmup=self.warmup,
+            learning_rate=self.learning_rate,
+        )
         place = checkpoints.place()
         folder = None if place is None else place / "decoder"
         given = {key: value for key, value in self.params().items() if key not in self.incidental}
@@ -269,8 +275,8 @@ class Decoder(Plugin):
         begun = course.step
         learner.begin(begun)
         share = course.share()
-        while share < 1 and (self.budget or not self.patience or course.since < self.patience):
-            rate = schedule(course.step, self._after_warmup(course), self.warmup, self.learning_rate)
+        while not course.over(share):
+            rate = course.rate()
             team.go(rate, begun)
             batch = windows.next(self.batch)
             course.targets += int(windows.counts[batch].sum())
@@ -279,8 +285,8 @@ class Decoder(Plugin):
             course.recent.append(loss)
             course.weights.step(rate, gradient)
             course.step += 1
-            if course.step % max(1, self.eval_every // 10) == 0:
-                self._look(course)
+            if course.looks():
+                course.look()
             share = course.share()
             if course.validates(share):
                 before = now()
@@ -297,25 +303,7 @@ class Decoder(Plugin):
                 begun = course.step
                 learner.begin(begun)
                 share = course.share()
-            done = (course.seconds, self.budget) if self.budget else (course.step, self.steps)
-            counts = {"step": course.step, "sequences": course.step * self.batch}
-            progress.report("train", *done, **{**course.numbers, **counts})
-
-    def _after_warmup(self, course: Course) -> float:
-        """How much of what follows the warm-up is done."""
-        if self.budget:
-            return course.share()
-        return max(0, course.step - self.warmup) / max(1, self.steps - self.warmup)
-
-    def _look(self, course: Course) -> None:
-        """Note the loss; stop where it is no number."""
-        loss = float(torch.stack(course.recent).mean())
-        if not math.isfinite(loss):
-            raise SidbenchError(
-                f"{self.name}: the training loss is {loss} at step {course.step}; a lower "
-                f"learning_rate than {self.learning_rate} or more warmup than {self.warmup} may help"
-            )
-        course.looked(loss)
+            course.report("train", self.batch)
 
     def recommend(
         self,
@@ -347,7 +335,7 @@ class Decoder(Plugin):
                 f"{self.name}.recommend: user_tokens = {self.user_tokens} needs users = their numbers"
             )
         retriever = Retriever(self.model_, self.trie_, self.reader_)
-        with _threads(self.threads):
+        with threads(self.threads):
             groups, scores = retriever.search(histories, users, max(self.beam, k), nodes, report=True)
         return Ranking(groups[:, :k], scores[:, :k], members, offsets)
 
@@ -383,19 +371,4 @@ class Decoder(Plugin):
 
     @property
     def _dtype(self) -> torch.dtype:
-        """What training computes in. A processor without bfloat16 instructions imitates them, slowly."""
-        if self.precision == "auto":
-            native = self._device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-            return torch.bfloat16 if native else torch.float32
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch use this many threads inside the block; 0 changes nothing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        return precision_of(self.precision, self._device)

@@ -1,9 +1,11 @@
-"""What one training step is made of: the weights in two precisions, the schedule, the loss."""
+"""What one training step is made of: the weights in two precisions, the loss; what it computes in."""
 
 from __future__ import annotations
 
 import copy
-import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -86,11 +88,21 @@ class Weights:
             self._worker_flat.copy_(flat)
 
 
-def schedule(step: int, share: float, warmup: int, peak: float) -> float:
-    """Linear warm-up, then half a cosine to zero at the end; `share` is how much of the latter is done."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * share))
+def precision_of(asked: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.dtype:
+    """What training computes in. A processor without bfloat16 instructions imitates them, slowly."""
+    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if asked == "bf16" or (asked == "auto" and native) else torch.float32
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use this many threads inside the block; 0 changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def negative_log_likelihood(

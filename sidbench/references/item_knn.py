@@ -48,7 +48,7 @@ class ItemKNN(Reference):
             rows = np.arange(start, min(start + step, users))
             query = self._query(histories.take(rows))
             items[rows], scores[rows] = best(query @ self.items_.T * self.scale_, k)
-            report("item-knn", rows[-1] + 1, users)
+            report("search", rows[-1] + 1, users)
         return Ranking.of_items(items, scores, n)
 
     def _query(self, histories: Sequences) -> NDArray[np.float32]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -22,9 +20,9 @@ from sidbench.decoder.inputs import Reader, Windows
 from sidbench.decoder.noise import Noise
 from sidbench.decoder.selection import Validation, some
 from sidbench.decoder.shape import Shape
-from sidbench.decoder.training import Weights, schedule
+from sidbench.decoder.training import Weights, precision_of, threads
 from sidbench.decoder.trie import Trie
-from sidbench.errors import DataError, SidbenchError
+from sidbench.errors import DataError
 from sidbench.kit.device import resolve
 from sidbench.kit.softmax import cross_entropy
 from sidbench.progress import report
@@ -103,7 +101,7 @@ class SASRec(Reference):
     threads: Annotated[int, Field(ge=0)] = 1
 
     def fit(self, split: Split, x: Embeddings) -> Self:
-        with self._threads():
+        with threads(self.threads):
             return self._fit(split)
 
     def _fit(self, split: Split) -> Self:
@@ -117,7 +115,16 @@ class SASRec(Reference):
         sids = self._prepare(split.n_items, device)
         self._leave_out(split, device)
         weights = Weights(self.model_, torch.float32, self.weight_decay, self.clip)
-        course = Course(weights, self.steps, self.eval_every, self.budget)
+        course = Course(
+            weights,
+            self.name,
+            steps=self.steps,
+            eval_every=self.eval_every,
+            patience=self.patience,
+            budget=self.budget,
+            warmup=self.warmup,
+            learning_rate=self.learning_rate,
+        )
         place = checkpoints.place()
         folder = None if place is None else place / self.name
         owner = owner_of(self.params(), sids, split, device)
@@ -126,15 +133,14 @@ class SASRec(Reference):
         valid = some(split.valid, self.valid_users)
         noise = self._noise(course.step, device)
         share = course.share()
-        while share < 1 and (self.budget or not self.patience or course.since < self.patience):
+        while not course.over(share):
             batch = windows.next(self.batch)
             course.targets += int(windows.counts[batch].sum())
             course.recent.append(self._learn(windows, batch, noise))
-            rate = schedule(course.step, self._after_warmup(course), self.warmup, self.learning_rate)
-            weights.step(rate, weights.gathered())
+            weights.step(course.rate(), weights.gathered())
             course.step += 1
-            if course.step % max(1, self.eval_every // 10) == 0:
-                self._look(course)
+            if course.looks():
+                course.look()
             share = course.share()
             if course.validates(share):
                 # As long lists as after training, where the clock asks what those take.
@@ -146,9 +152,7 @@ class SASRec(Reference):
                 # Anew after each validation: a training that goes on from there has the same.
                 noise = self._noise(course.step, device)
                 share = course.share()
-            done = (course.seconds, self.budget) if self.budget else (course.step, self.steps)
-            counts = {"step": course.step, "sequences": course.step * self.batch}
-            report("fit", *done, **{**course.numbers, **counts})
+            course.report("fit", self.batch)
         weights.flat.copy_(course.best_weights)
         self.curve_ = course.curve
         self.facts_ = {
@@ -176,7 +180,7 @@ class SASRec(Reference):
         items = np.zeros((len(histories), min(k, n)), dtype=np.int64)
         scores = np.zeros(items.shape, dtype=np.float32)
         done = 0
-        with self._threads():
+        with threads(self.threads):
             for rows, found in self._scored(histories):
                 items[rows], scores[rows] = best(found.cpu().numpy(), k)
                 done += len(rows)
@@ -214,20 +218,10 @@ class SASRec(Reference):
 
     @property
     def _dtype(self) -> torch.dtype:
-        """A processor without bfloat16 instructions imitates them, slowly."""
-        if self.precision == "auto":
-            native = resolve(self.device).type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-            return torch.bfloat16 if native else torch.float32
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return precision_of(self.precision, resolve(self.device))
 
     def _noise(self, step: int, device: torch.device) -> Noise | None:
         return Noise(self.dropout, self.seed, device, torch.float32, step) if self.dropout else None
-
-    def _after_warmup(self, course: Course) -> float:
-        """How much of what follows the warm-up is done."""
-        if self.budget:
-            return course.share()
-        return max(0, course.step - self.warmup) / max(1, self.steps - self.warmup)
 
     def _learn(self, windows: Windows, batch: Tensor, noise: Noise | None) -> Tensor:
         """Gather the gradient of one batch; its mean loss a target.
@@ -249,16 +243,6 @@ class SASRec(Reference):
         loss = cross_entropy(torch.cat(states), table, goals, cells, self._dtype) / len(goals)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
-
-    def _look(self, course: Course) -> None:
-        """Note the loss; stop where it is no number."""
-        loss = float(torch.stack(course.recent).mean())
-        if not math.isfinite(loss):
-            raise SidbenchError(
-                f"{self.name}: the training loss is {loss} at step {course.step}; a lower "
-                f"learning_rate than {self.learning_rate} or more warmup than {self.warmup} may help"
-            )
-        course.looked(loss)
 
     def _validate(self, valid: Targets, k: int) -> Validation:
         """What the users that select are given, and how likely what they took is made; from k places."""
@@ -293,13 +277,3 @@ class SASRec(Reference):
                 last = model.read(reader.read(items, begin, end, torch.from_numpy(rows))).last[:, 0]
                 scores = last @ model.head(0)[0].T
             yield rows, scores
-
-    @contextmanager
-    def _threads(self) -> Iterator[None]:
-        """Let torch use this many threads inside the block; 0 changes nothing."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads or before)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)

@@ -57,7 +57,7 @@ class Transitions(Reference):
         for start in range(0, users, step):
             rows = slice(start, min(start + step, users))
             items[rows], scores[rows] = self._after(last[rows], k)
-            report("transitions", rows.stop, users)
+            report("search", rows.stop, users)
         return Ranking.of_items(items, scores, n)
 
     def _after(self, last: NDArray[np.int64], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
