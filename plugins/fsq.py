@@ -19,6 +19,7 @@ from sidbench.kit import device, network, residual, rows
 from sidbench.kit.autoencoder import Normalizer
 from sidbench.kit.model import Model
 from sidbench.kit.nearest import Floats
+from sidbench.kit.shares import share
 from sidbench.kit.training import Trained
 from sidbench.sids import Codes
 
@@ -170,6 +171,7 @@ class Grid:
 class Rounding(Model):
     """Rows are normalised, encoded to a few numbers, bounded, rounded, and decoded."""
 
+    shares = True
     steps: Tensor
     level: Tensor
 
@@ -182,7 +184,7 @@ class Rounding(Model):
         # Normalised latents fill the grid, whatever the data's scale is.
         self.encoder = nn.Sequential(
             network.mlp((columns, *of.hidden, latent), rng, of.activation),
-            nn.BatchNorm1d(latent).requires_grad_(False),
+            network.BatchNorm(latent).requires_grad_(False),
         )
         self.decoder = network.mlp((latent, *of.hidden[::-1], columns), rng, of.activation)
         groups = [len(steps) for steps in self.grid.levels]
@@ -201,14 +203,19 @@ class Rounding(Model):
         # Rounded forwards, as if it were not backwards.
         q = 2 * (bounded + (middle - bounded).detach()) - 1
         levels = len(self.grid.levels)
-        kept = 1 + torch.floor(torch.rand(len(x), 1, device=x.device) * levels)
-        whole = torch.rand(len(x), 1, device=x.device) >= self.of.prefixes
+        kept = 1 + torch.floor(self._drawn(x) * levels)
+        whole = self._drawn(x) >= self.of.prefixes
         q = q * (whole | (self.level < kept))
         gap = self.decoder(q).float() - x
         reconstruction = gap.square().mean()
-        crowding = torch.stack([_crowding(cells) for cells in self._by_level(bounded * self.steps)]).sum()
+        cells = share().whole(bounded * self.steps)  # rows crowd each other, whichever process has them
+        crowding = torch.stack([_crowding(level) for level in self._by_level(cells)]).sum()
         loss = reconstruction + self.of.spread * crowding
         return {"loss": loss, "reconstruction": reconstruction, "crowding": crowding}
+
+    def _drawn(self, x: Tensor) -> Tensor:
+        """A number from 0 to 1 for every row."""
+        return share().drawn(len(x), lambda n: torch.rand(n, 1, device=x.device))
 
     def _cells(self, bounded: Tensor) -> Tensor:
         return torch.minimum((bounded * self.steps).floor(), self.steps - 1)

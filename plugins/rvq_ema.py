@@ -65,6 +65,7 @@ class RVQEMA(Looped):
 class Quantizer(Model):
     """Centred rows at one scale, and the quantizer; nothing here has a gradient."""
 
+    shares = True
     mean: Tensor
     scale: Tensor
 

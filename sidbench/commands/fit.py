@@ -14,6 +14,7 @@ from sidbench.catalogue.fit import fit as fit_to
 from sidbench.catalogue.job import Source
 from sidbench.commands.watch import clock, watching
 from sidbench.errors import UsageError
+from sidbench.kit.together import joined
 from sidbench.plugin import configure
 from sidbench.settings import parse_set
 from sidbench.tokenizer import Tokenizer
@@ -52,12 +53,18 @@ def fit(
     redo: bool,
     as_json: bool,
 ) -> int:
-    """Fit, and say what it took and what a sample cost."""
+    """Fit, and say what it took and what a sample cost.
+
+    Of several processes (torchrun) the first does it; the others help where something is trained.
+    """
     console = Console(stderr=as_json, highlight=False)
     set_threads(threads)
     tokenizer = make_tokenizer(method, sets, device)
-    with watching(console):
-        fitted = fit_to(tokenizer, source, out, sample=sample, redo=redo)
+    with joined(device) as first:
+        if not first:
+            return 0
+        with watching(console):
+            fitted = fit_to(tokenizer, source, out, sample=sample, redo=redo)
     held = fitted.manifest
     if as_json:
         sys.stdout.write(json.dumps({**held, "fresh": fitted.fresh}, indent=2) + "\n")

@@ -151,6 +151,8 @@ class Autoencoding(Quantizing):
 class Autoencoder(Model):
     """Rows are normalised, encoded, quantized, and decoded from the sum of their codewords."""
 
+    shares = True
+
     def __init__(
         self,
         of: Autoencoding,

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sidbench.kit.shares import share
+
 Estimator = Literal["straight-through", "rotation", "gumbel"]
 
 NOTHING = 1e-12  # a length without a direction
@@ -47,7 +49,7 @@ def gumbel(squares: Tensor, noise: Tensor, temperature: Tensor) -> Tensor:
     every level and for any data; towards temperature 0 the nearest codeword takes all, as in `encode`
     (https://arxiv.org/abs/1611.01144).
     """
-    scale = squares.detach().amin(dim=1).mean().clamp_min(1e-12)
+    scale = share().mean(squares.detach().amin(dim=1)).clamp_min(1e-12)
     return torch.softmax(noise - squares / (scale * temperature), dim=1)
 
 

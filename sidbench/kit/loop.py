@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,7 +26,9 @@ from sidbench.kit.batches import Feed, cut, shuffled
 from sidbench.kit.model import Model
 from sidbench.kit.optimizers import Learning, Weights
 from sidbench.kit.randomness import randomness, reseed, seed_of
-from sidbench.kit.stepper import Stepper
+from sidbench.kit.ranks import Ranks, ranks
+from sidbench.kit.shares import EPOCH, STATE, Share
+from sidbench.kit.stepper import Stepper, Steps
 from sidbench.progress import report
 from sidbench.sids import distinct_rows
 from sidbench.tokenizer import Tokenizer
@@ -68,11 +74,22 @@ class Looped(Tokenizer):
 
         Sets `epochs_`, `chosen_` (which epoch's model and why), `training_` (facts), and the curves.
         """
-        where = device.resolve(self.device)
+        team = ranks() if model.shares else Ranks()
+        where = team.device(device.resolve(self.device))
+        with self._training(where):
+            loop = _Loop(self, model.to(where), x, where, team)
+            loop.run()
+        self.epochs_, self.chosen_, self.training_ = loop.epochs, loop.chosen, loop.facts()
+        self.curve_names_ = [*loop.curves]
+        self.curve_values_ = [np.asarray(values, dtype=np.float64) for values in loop.curves.values()]
+        return model.eval()
+
+    @contextmanager
+    def _training(self, where: torch.device) -> Iterator[None]:
+        """What is around a training, in every process that takes part in it."""
         try:
             with randomness(self.seed, where), device.full_precision(), torch.enable_grad():
-                loop = _Loop(self, model.to(where), x, where)
-                loop.run()
+                yield
         except (RuntimeError, MemoryError) as e:
             # A processor's allocator raises plain RuntimeErrors, NumPy's a MemoryError.
             known = isinstance(e, (torch.OutOfMemoryError, MemoryError))
@@ -85,10 +102,6 @@ class Looped(Tokenizer):
                     f"lower {lower}{elsewhere}"
                 ) from e
             raise
-        self.epochs_, self.chosen_, self.training_ = loop.epochs, loop.chosen, loop.facts()
-        self.curve_names_ = [*loop.curves]
-        self.curve_values_ = [np.asarray(values, dtype=np.float64) for values in loop.curves.values()]
-        return model.eval()
 
     def facts(self) -> dict[str, Any]:
         return {**self.training_, "epochs": self.epochs_, "chosen": self.chosen_}
@@ -100,9 +113,10 @@ class Looped(Tokenizer):
 class _Loop:
     """One training: what it is made of, and where it stands."""
 
-    def __init__(self, of: Looped, model: Model, x: Embeddings, where: torch.device) -> None:
+    def __init__(self, of: Looped, model: Model, x: Embeddings, where: torch.device, team: Ranks) -> None:
         self.of, self.model, self.x, self.where = of, model, x, where
         self.batches, self.batch = cut(len(x), of.batch_size)
+        self.share = Share(team, self.batch)
         auto = of.epochs == "auto"
         self.epochs = schedule.epochs_for(self.batches, of.auto_steps) if auto else int(of.epochs)
         self.steps = self.epochs * self.batches
@@ -130,17 +144,25 @@ class _Loop:
         if found is not None:
             self._resume(*found)
         self.feed = Feed(self.x, self.batch, self.where)
-        self.stepper = Stepper(self.model, self.weights, self.feed, self.bf16, of.cuda_graph)
+        self.stepper = Stepper(self.model, self.weights, self.feed, self.share, self.bf16, of.cuda_graph)
         written = time.monotonic()
-        for epoch in range(self.done, self.epochs):
-            self._epoch(epoch)
-            self.done = epoch + 1
-            if place and time.monotonic() - written >= of.checkpoint_every:
-                self._write(place, owner)
-                written = time.monotonic()
+        with self.share.team.leading(None if self.share.alone else self._work()):
+            for epoch in range(self.done, self.epochs):
+                self._epoch(epoch)
+                self.done = epoch + 1
+                if place and time.monotonic() - written >= of.checkpoint_every:
+                    self._write(place, owner)
+                    written = time.monotonic()
         if self.best:
             self.weights.restore(self.best)
         self.model.zero_grad(set_to_none=True)
+
+    def _work(self) -> Work:
+        """What the other processes need to take part from here on."""
+        of, model = copy.deepcopy((self.of, self.model))
+        memory = {name: t.cpu() for name, t in self.weights.memory().items()}
+        shape = (self.batch, self.x.shape[1])
+        return Work(of, model.cpu(), self.steps, shape, self.bf16, torch.get_num_threads(), memory)
 
     def _epoch(self, epoch: int) -> None:
         model, of, stepper = self.model, self.of, self.stepper
@@ -149,6 +171,7 @@ class _Loop:
         self.feed.begin(np.resize(order, self.batches * self.batch))
         model.train()
         stepper.begin(model.phase(epoch))
+        self.share.begin(epoch)
         reseed(seed_of(of.seed, "noise", epoch), self.where)
         total = np.zeros(())
         for start in range(0, self.batches, STRETCH):
@@ -171,6 +194,7 @@ class _Loop:
                     model.end_epoch(epoch, generator, lambda count: self._draw(count, generator))
                 except FloatingPointError as e:
                     raise self._broken((epoch + 1) * self.batches - 1, f"{e} after this step") from None
+                self.share.align(t for _, t in self.weights.tensors())
             if looks:
                 self._look(epoch)
 
@@ -260,7 +284,43 @@ class _Loop:
             "steps": self.steps,
             "rows_in_a_step": self.batch,
             "rows_looked_at": len(self.looked_at),
+            **self.share.team.hardware(),
         }
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the other processes need to train a model with the first, which is in `train`."""
+
+    of: Looped
+    model: Model  # as the first's is, on the processor
+    steps: int
+    shape: tuple[int, int]  # of a batch
+    bf16: bool
+    threads: int
+    memory: dict[str, Tensor]  # of the optimizer
+
+    def follow(self) -> None:
+        """Take this process's share of every step; keep nothing."""
+        team, share = ranks(), Share(ranks(), self.shape[0])
+        where = team.device(device.resolve(self.of.device))
+        torch.set_num_threads(self.threads)
+        with self.of._training(where):
+            model = self.model.to(where)
+            weights = Weights(model, self.of.learning(), self.steps, model.pace())
+            weights.remember({name: t.to(where) for name, t in self.memory.items()})
+            rows = torch.empty(share.longest, self.shape[1], device=where)
+            steps = Steps(model, weights, share, self.bf16)
+            while (word := team.told()) is not None:
+                what, number = word
+                if what == EPOCH:
+                    model.train()
+                    steps.begin(model.phase(number))
+                    reseed(seed_of(self.of.seed, "noise", number), where)
+                elif what == STATE:
+                    team.aligned(t for _, t in weights.tensors())
+                else:
+                    steps.take(number, share.cut(team.dealt(rows)))
 
 
 def _bf16(precision: str, model: nn.Module, where: torch.device) -> bool:

@@ -20,6 +20,9 @@ class Model(nn.Module, ABC):
 
     #: Why its steps cannot be captured as one CUDA graph; empty where they can.
     eager: str = ""
+    #: Whether several processes may train it, each with some rows of a batch. Losses of shares, weighted by
+    #: their rows, must then add up to the batch's: means over rows do, all else asks `kit.shares.share()`.
+    shares: bool = False
 
     def begin(self, rows: Floats, seed: int) -> None:
         """Once, before the first step and not on resume: k-means initialisation from the rows, say."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sidbench.errors import DataError
 from sidbench.kit.device import tensor
 from sidbench.kit.nearest import PAIRS, Floats
+from sidbench.kit.shares import share
 from sidbench.kit.workers import workers
 
 Activation = Literal["relu", "gelu", "silu", "tanh"]
@@ -74,9 +75,9 @@ def mlp(
                 nn.init.orthogonal_(linear.weight, gain, generator=rng)
         parts.append(linear)
         if not last:
-            parts += [nn.BatchNorm1d(fan_out)] if batch_norm else []
+            parts += [BatchNorm(fan_out)] if batch_norm else []
             parts.append(ACTIVATIONS[activation]())
-            parts += [nn.Dropout(dropout)] if dropout else []
+            parts += [Dropout(dropout)] if dropout else []
     return nn.Sequential(*parts)
 
 
@@ -106,6 +107,41 @@ def carry(net: nn.Sequential, into: Tensor, out: Tensor) -> None:
             linear.weight[: 2 * channels, : 2 * channels] = pair @ pair.T
         linears[-1].weight.zero_()
         linears[-1].weight[:, : 2 * channels] = out @ pair.T
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation by all rows of a batch, whichever processes have them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or share().alone:
+            normal: Tensor = super().forward(x)
+            return normal
+        rows = share().of(len(x))
+        wide = x.float()
+        mean = share().summed(wide.sum(dim=0)) / rows
+        apart = wide - mean
+        variance = share().summed(apart.square().sum(dim=0)) / rows
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (rows / (rows - 1)), self.momentum)
+        out: Tensor = apart * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        return out.to(x.dtype)
+
+
+class Dropout(nn.Dropout):
+    """Dropout whose mask is that of the whole batch, whichever processes have its rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or share().alone:
+            dropped: Tensor = super().forward(x)
+            return dropped
+        mask = share().drawn(len(x), lambda n: x.new_empty(n, *x.shape[1:]).bernoulli_(1 - self.p))
+        return x * (mask / (1 - self.p))
 
 
 class Standardize(nn.Module):

@@ -13,22 +13,69 @@ from sidbench.errors import UsageError
 from sidbench.kit.batches import Feed
 from sidbench.kit.model import Model
 from sidbench.kit.optimizers import Weights
+from sidbench.kit.shares import Share, taking
 
 WARM = 3  # steps before a capture, which let libraries choose and allocate; they are undone
 
 
-class Stepper:
-    """Runs steps and gives their losses; the host waits for a device only when it asks for these."""
+class Steps:
+    """Takes steps, one operation at a time, with this process's share of a batch."""
 
-    def __init__(self, model: Model, weights: Weights, feed: Feed, bf16: bool, capture: bool) -> None:
-        self.model, self.weights, self.feed, self.bf16 = model, weights, feed, bf16
+    def __init__(self, model: Model, weights: Weights, share: Share, bf16: bool) -> None:
+        self.model, self.weights, self.share, self.bf16 = model, weights, share, bf16
         self.device = weights.flat.device
         self.progress = torch.zeros((), device=self.device)
         self.names: list[str] = []
+
+    def begin(self, phase: Hashable) -> None:
+        """Steps of this phase follow."""
+        self.weights.thaw()
+
+    def take(self, step: int, rows: Tensor) -> Tensor:
+        """The step of this number with this share of its batch; the losses of the whole."""
+        self.prepare(step)
+        return self.step(rows)
+
+    def prepare(self, step: int) -> None:
+        """What a step reads from outside."""
+        self.progress.fill_(step / self.weights.steps)
+        self.weights.rate(step)
+
+    def step(self, rows: Tensor) -> Tensor:
+        # The cache of casts would outlive a capture, and no weight is used twice in a step.
+        cast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16, cache_enabled=False)
+        with taking(self.share), cast:
+            losses = self.model.losses(rows, self.progress)
+        self.names = [*losses]
+        found = torch.stack([value.detach().float() for value in losses.values()])
+        if self.share.alone:
+            if self.weights.parts:
+                losses["loss"].backward()  # type: ignore[no-untyped-call]
+                self.weights.step()
+            return found
+        if self.weights.parts:
+            (self.share.weight * losses["loss"]).backward()  # type: ignore[no-untyped-call]
+        gradient, found = self.share.sum(self.weights.gradient, self.share.weight * found)
+        if self.weights.parts:
+            self.weights.gradient.copy_(gradient)
+            self.weights.step()
+        return found
+
+
+class Stepper(Steps):
+    """Runs steps and gives their losses; the host waits for a device only when it asks for these."""
+
+    def __init__(
+        self, model: Model, weights: Weights, feed: Feed, share: Share, bf16: bool, capture: bool
+    ) -> None:
+        super().__init__(model, weights, share, bf16)
+        self.feed = feed
         self._graph: torch.cuda.CUDAGraph | None = None
         self._phase: Hashable = None
         if self.device.type != "cuda":
             self.how = "eager: on a processor"
+        elif not share.alone:
+            self.how = "eager: several processes"
         elif not capture:
             self.how = "eager: cuda_graph = false"
         else:
@@ -36,7 +83,7 @@ class Stepper:
 
     def begin(self, phase: Hashable) -> None:
         """Steps of this phase follow; the feed has its order."""
-        self.weights.thaw()
+        super().begin(phase)
         if self.how == "one CUDA graph" and (self._graph is None or phase != self._phase):
             self.feed.load(0)
             self._capture()
@@ -48,24 +95,13 @@ class Stepper:
         for number in range(start, stop):
             step = first + number
             self.feed.load(number)
-            self.progress.fill_(step / self.weights.steps)
-            self.weights.rate(step)
             if self._graph is None:
-                found.append(self._step())
+                found.append(self.take(step, self.share.deal(step, self.feed.batch)))
             else:
+                self.prepare(step)
                 self._graph.replay()
                 found.append(self._found.clone())
         return np.asarray(torch.stack(found).cpu().numpy(), dtype=np.float64)
-
-    def _step(self) -> Tensor:
-        # The cache of casts would outlive a capture, and no weight is used twice in a step.
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16, cache_enabled=False):
-            losses = self.model.losses(self.feed.batch, self.progress)
-        if self.weights.parts:
-            losses["loss"].backward()  # type: ignore[no-untyped-call]
-            self.weights.step()
-        self.names = [*losses]
-        return torch.stack([value.detach().float() for value in losses.values()])
 
     def _capture(self) -> None:
         before = {name: t.clone() for name, t in self.weights.tensors()}
@@ -76,11 +112,11 @@ class Stepper:
             side.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(side):
                 for _ in range(WARM):
-                    self._step()
+                    self.step(self.feed.batch)
             torch.cuda.current_stream(self.device).wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                self._found = self._step()
+                self._found = self.step(self.feed.batch)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as e:

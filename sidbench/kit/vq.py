@@ -25,6 +25,7 @@ from sidbench.kit.estimators import Estimator
 from sidbench.kit.kmeans import kmeans
 from sidbench.kit.nearest import Floats, Index
 from sidbench.kit.network import unit_rows
+from sidbench.kit.shares import share
 from sidbench.kit.sinkhorn import sinkhorn
 from sidbench.sids import Codes
 
@@ -171,11 +172,12 @@ class ResidualVQ(nn.Module):
 
     def _chosen(self, r: Tensor, book: Tensor, level: int) -> Tensor:
         if self.training and self.choices.epsilon and self.choices.epsilon[level] > 0:
-            squares = self._squares(r, book)
+            squares = self._squares(share().whole(r), book)  # a plan is one of all rows of a batch
             # Costs between -1 and 1, so that epsilon means the same at every level.
             low, high = squares.min(), squares.max()
             costs = (2 * squares - (high + low)) / (high - low).clamp_min(1e-12)
-            return sinkhorn(costs, self.choices.epsilon[level], self.choices.sinkhorn_iters).argmax(dim=1)
+            plan = sinkhorn(costs, self.choices.epsilon[level], self.choices.sinkhorn_iters)
+            return share().mine(plan).argmax(dim=1)
         if self.choices.distance == "cosine":
             return (r @ F.normalize(book, dim=1).T).argmax(dim=1)
         return torch.addmm(0.5 * book.square().sum(dim=1), r, book.T, alpha=-1).argmin(dim=1)
@@ -185,22 +187,32 @@ class ResidualVQ(nn.Module):
         first, last = self.choices.temperature
         temperature = first * (last / first) ** progress
         squares = self._squares(r, book)
-        noise = estimators.gumbel_noise(squares.shape, squares)
+        size = len(book)
+        noise = share().drawn(len(r), lambda n: estimators.gumbel_noise(torch.Size((n, size)), squares))
         weights = estimators.gumbel(squares, noise, temperature)
         return weights.argmax(dim=1), weights @ book
 
     @torch.no_grad()
     def _count(self, seen: Sequence[tuple[Tensor, Tensor]]) -> None:
         """What was chosen for what, level by level; a shared table follows all its levels at once."""
-        for level, (codes, _) in enumerate(seen):
-            self.get_buffer(f"used{self._table(level)}").scatter_add_(0, codes, torch.ones_like(codes))
+        used = [self.get_buffer(f"used{self._table(level)}") for level in range(len(seen))]
+        chosen = [
+            torch.zeros_like(total).scatter_add_(0, codes, torch.ones_like(codes))
+            for total, (codes, _) in zip(used, seen, strict=True)
+        ]
+        for total, now in zip(used, share().sum(*chosen), strict=True):
+            total += now
         if self.choices.update == "gradient" or self.frozen:
             return
-        levels = [seen] if self.choices.shared else [[one] for one in seen]
-        for table, of in enumerate(levels):
-            shares, sums = zip(*(_sums(codes, r, len(self.tables[table])) for codes, r in of), strict=True)
-            rows = sum(len(r) for _, r in of)
-            self._follow(table, sum(shares[1:], shares[0]) / rows, sum(sums[1:], sums[0]) / rows)
+        found = [part for total, one in zip(used, seen, strict=True) for part in _sums(*one, len(total))]
+        found = share().sum(*found)
+        counts, sums = found[::2], found[1::2]
+        rows = share().of(len(seen[0][1]))
+        if self.choices.shared:
+            rows *= len(seen)
+            counts, sums = [sum(counts[1:], counts[0])], [sum(sums[1:], sums[0])]
+        for table, (count, gained) in enumerate(zip(counts, sums, strict=True)):
+            self._follow(table, count / rows, gained / rows)
 
     def _follow(self, table: int, share: Tensor, gained: Tensor) -> None:
         book, mass, sums = (
