@@ -79,8 +79,8 @@ def run(
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="synthetic, synthetic:tiny|default|large|huge, a folder, or a folder's name in "
-            "SIDBENCH_DATA. [dim]Default: synthetic.[/dim]"
+            help="By name (`sidbench list datasets`): synthetic:tiny, movielens:1m, minionerec:FOLDER; or a "
+            "folder's path, or its name in SIDBENCH_DATA. [dim]Default: synthetic.[/dim]"
         ),
     ] = None,
     items: Annotated[
@@ -204,7 +204,10 @@ def run(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Fit every tokenizer, train the shared decoder on its SIDs, write records and the leaderboard."""
+    """Fit every tokenizer, train the shared decoder on its SIDs, write records and the leaderboard.
+
+    Rows that are done and fresh are kept. What is stopped, however, goes on with the same command.
+    """
     from sidbench.commands.run import run as execute
     from sidbench.settings import read_settings
 
@@ -431,7 +434,7 @@ def leaderboard(
 ) -> None:
     """Write LEADERBOARD.md, its charts and leaderboard.html from the records, and print the tables.
 
-    A page that opens offline is among them.
+    The page, leaderboard.html, is one file that opens offline.
     """
     from sidbench.commands.results import leaderboard as execute
 

@@ -16,6 +16,8 @@ from sidbench.settings import parse_set, read_settings
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+#: Pages that are written by hand.
+WRITTEN = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs").glob("*.md")))
 
 
@@ -62,10 +64,28 @@ def test_the_readme_names_every_built_in_plugin(kind: str) -> None:
             assert f"`{name}`" in README, f"{kind} {name} is not in the README"
 
 
-def test_links_lead_somewhere() -> None:
-    for text in (README, CONTRIBUTING):
-        for target in re.findall(r"\]\(([^)#:]+)\)", text):
-            assert (ROOT / target).exists(), target
+def anchors(page: Path) -> set[str]:
+    """What a link into a page may name: its headings as GitHub spells them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^):]+)\)", page.read_text(encoding="utf-8")):
+        file, _, anchor = target.partition("#")
+        there = page.parent / file if file else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), target
+
+
+def test_every_benchmark_and_variable_is_named() -> None:
+    for file in (ROOT / "tests" / "benchmarks").glob("bench_*.py"):
+        assert file.name in CONTRIBUTING, file.name
+    for file in (ROOT / "sidbench").rglob("*.py"):
+        for variable in re.findall("SIDBENCH_[A-Z_]+", file.read_text(encoding="utf-8")):
+            assert variable in README, f"{file.name} reads {variable}"
 
 
 def test_ci_runs_the_commands_of_the_readme() -> None:
