@@ -523,7 +523,8 @@ def warm_up(decoder: Decoder) -> None:
     small = decoder.replace(
         width=8, heads=1, head_width=8, feed_forward=8, batch=8, steps=1, budget=0, user_tokens=0
     )
-    small.fit(sids, Split("warm-up", one, goal, goal, len(sids))).recommend(one, 1)
+    with progress.unheard():  # its step is no row's
+        small.fit(sids, Split("warm-up", one, goal, goal, len(sids))).recommend(one, 1)
 
 
 def fresh(task: Task, bench: Bench, store: Store) -> RunRecord | None:

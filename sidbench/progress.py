@@ -41,6 +41,16 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """What is reported inside this block is nobody's business."""
+    token = _listener.set(None)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
 class Rate:
     """How fast a count has grown over the last seconds; a pause within them (a validation) counts."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import textwrap
@@ -239,15 +240,22 @@ def test_the_budget_and_what_the_preset_sets_are_printed_and_recorded(
     line = ("run", *SMALL, "--methods", "random", "--results", tmp_path / "r")
     said = sidbench_cli(*line, "--budget", "0.6s", "--json")
     assert said.code == 0
-    assert "decoder timed: architecture causal, width 8," in said.err
-    assert "dropout 0.2" in said.err
+    [shown] = [text for text in said.err.splitlines() if text.startswith("decoder ")]
+    assert shown.startswith("decoder timed: architecture causal, width 8,")
+    told = dict(part.split(" ", 1) for part in shown.partition(": ")[2].split(", "))
+    assert told["dropout"] == "0.2"
+    # What the time decides is said by it alone.
+    assert not told.keys() & {"steps", "patience", "eval_every", "budget", "seed", "device"}
     assert "steps" not in said.err
     assert "budget 0.6s a row: training and search; a tokenizer's fit is apart" in said.err
     [record] = json.loads(said.out)
     assert record["key"]["decoder"]["preset"] == "timed"
     assert record["key"]["decoder"]["params"]["budget"] == 0.6
     said = sidbench_cli(*line, "--budget", "600seq", "--json")
-    assert "decoder quick: " in said.err
+    [shown] = [text for text in said.err.splitlines() if text.startswith("decoder ")]
+    assert shown.startswith("decoder quick: ")
+    assert ", eval_every " in shown
+    assert not any(f", {name} " in shown for name in ("steps", "patience", "budget", "seed", "device"))
     assert "budget 600 sequences a row (5 steps of 128): no training stops sooner" in said.err
     [record] = json.loads(said.out)
     assert record["facts"]["decoder"]["sequences_seen"] == 640
@@ -283,11 +291,16 @@ def test_a_budget_is_kept_with_its_search(
     assert min(abs(t - budget) for t in took) < 0.2 * budget, took
 
 
-#: The command line with a checkpoint after every validation, for runs too short to have one otherwise.
-EAGER = """
-    import sys
+#: The command line with a checkpoint after every validation, killed as soon as one of a decoder is written.
+KILLED = """
+    import os, signal, sys
     from sidbench.decoder import course
     course.CHECKPOINT_SECONDS = 0.0
+    save = course.Course.save
+    def and_die(self, *rest):
+        save(self, *rest)
+        os.kill(os.getpid(), signal.SIGKILL)
+    course.Course.save = and_die
     from sidbench.cli import main
     main(sys.argv[1:])
 """
@@ -301,15 +314,9 @@ def test_a_budgeted_run_that_is_stopped_goes_on_from_its_checkpoint(
     budget, results = 3.0, tmp_path / "results"
     words = ["run", *SMALL, "--methods", "popularity,random", "--budget", f"{budget}s"]
     words += ["--results", str(results)]
-    line = [sys.executable, "-c", textwrap.dedent(EAGER), *words]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        until = time.monotonic() + 90
-        while not _written(results, 0.3 * budget):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        process.kill()
-        process.communicate(timeout=60)
+    line = [sys.executable, "-c", textwrap.dedent(KILLED), *words]
+    killed = subprocess.run(line, capture_output=True, text=True, timeout=200, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert records(results).keys() == {"popularity 0"}
     first = _written(results, 0)
 
@@ -317,7 +324,7 @@ def test_a_budgeted_run_that_is_stopped_goes_on_from_its_checkpoint(
     began: list[float] = []
 
     def stop(stage: str, done: float, total: float, numbers: dict[str, float]) -> None:
-        if "step" in numbers and total == budget:  # not the warm-up's one step
+        if "step" in numbers:
             began.append(done)
             if _written(results, first["seconds"] + 0.2):
                 raise KeyboardInterrupt
@@ -335,7 +342,7 @@ def test_a_budgeted_run_that_is_stopped_goes_on_from_its_checkpoint(
     assert done.code == 0
     assert done.out.count("kept from an earlier run") == 1
     record = records(results)["random 0"]
-    assert record.facts["decoder"]["steps"] > second["step"]
+    assert record.facts["decoder"]["steps"] >= second["step"]  # on a busy machine that was the last
     # What was spent before counts: only what was left of the budget was left to it. Where it went on there
     # may be one validation more than the twenty of a time.
     assert len(Store(results).vectors(record)["curve_valid_step"]) <= 21

@@ -127,6 +127,27 @@ def test_times_are_numbers_or_dates(home: Path, unit: str) -> None:
     assert corpus.times.tolist() == [d * (86_400 if "date" in unit else 1) for d in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("unit", ["seconds", "dates", "milliseconds", "microseconds"])
+def test_numbers_that_are_no_seconds_of_our_days_are_told_and_change_no_order(home: Path, unit: str) -> None:
+    days = np.array([3, 1, 2]) + 1_700_000_000
+    ticks = days * {"seconds": 1, "dates": 10**3, "milliseconds": 10**3, "microseconds": 10**6}[unit]
+    times = pa.array(ticks, pa.int64())
+    if unit == "dates":
+        times = times.cast(pa.timestamp("ms"))
+    write(home / "sequences.parquet", user=[1, 1, 1], item=[0, 1, 2], timestamp=times)
+    corpus = load(home)
+    assert rows(corpus) == {1: [1, 2, 0]}
+    assert corpus.times is not None
+    if unit in ("seconds", "dates"):
+        assert corpus.times.tolist() == sorted(days)
+        assert corpus.notes == ()
+    else:  # nothing is guessed: what they say is taken for seconds, as it is of any number
+        assert corpus.times.tolist() == sorted(ticks)
+        [note] = corpus.notes
+        assert note.startswith(f"timestamps up to {ticks.max()} are taken for seconds, but look like milli")
+        assert "divide them, or write dates" in note
+
+
 def test_both_layouts_give_the_same_corpus(home: Path) -> None:
     times = [[1, 2, 2, 3], [5, 4, 6]]
     write(home / "sequences.parquet", **LISTS, timestamps=times)

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from sidbench import display as display_module
 from sidbench import plan, progress
-from sidbench.bench import Task
+from sidbench.bench import Task, warm_up
+from sidbench.decoder import Decoder
 from sidbench.display import Display
 from sidbench.record import RunRecord
 from sidbench.settings import read_settings
@@ -196,3 +197,12 @@ def test_all_who_listen_are_told() -> None:
         progress.report("train", 1, 2)
     progress.report("search", 1, 2)
     assert heard == [("outer", "fit"), ("inner", "fit"), ("outer", "train")]
+
+
+def test_what_is_paid_before_the_first_row_is_no_rows_progress() -> None:
+    heard: list[str] = []
+    with progress.listening(lambda stage, *_: heard.append(stage)):
+        warm_up(Decoder(device="cpu"))
+        assert heard == []
+        progress.report("fit", 0, 1)
+    assert heard == ["fit"]
