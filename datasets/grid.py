@@ -62,7 +62,8 @@ class GRID(PeerFolder):
             sequences=sequences,
             user_ids=users,
             titles=titles,
-            learned_under=found.learned_under,
+            learned_under=found.learned.under,
+            learned_from=found.learned.digests,
             notes=("no timestamps: the order of the records stands for time", *found.notes),
         )
 

@@ -70,7 +70,8 @@ class LCRec(NamedFolder):
             sequences=sequences,
             user_ids=np.array([int(u) for u in users] if numbers else users),
             titles=None if texts is None else texts.titles,
-            learned_under=made.learned_under,
+            learned_under=made.learned.under,
+            learned_from=made.learned.digests,
             notes=(
                 "no timestamps: the order of the file stands for time",
                 *(texts.notes if texts else ()),

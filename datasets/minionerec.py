@@ -74,7 +74,8 @@ class MiniOneRec(NamedFolder):
             user_ids=users,
             titles=None if about is None else about.titles,
             published=published,
-            learned_under=made.learned_under,
+            learned_under=made.learned.under,
+            learned_from=made.learned.digests,
             notes=(*(about.notes if about else ()), *made.notes, *notes, *_other_sids(files, sids), *said),
         )
 
@@ -144,7 +145,7 @@ def _read_rows(path: Path) -> tuple[pa.Array, Sequences, NDArray[np.int32]]:
     """User ids as the CSVs write them (A and a number), histories, targets."""
     if path.suffix == ".csv":
         table = cells.read_table(path)
-        user = cells.column(table, "user_id", path)
+        user = cells.filled(cells.column(table, "user_id", path), "user_id", path)
         histories = cells.integer_lists(cells.column(table, "history_item_id", path), "history_item_id", path)
         items = cells.integers(cells.column(table, "item_id", path), "item_id", path)
         for name, pattern in (
@@ -161,12 +162,18 @@ def _read_rows(path: Path) -> tuple[pa.Array, Sequences, NDArray[np.int32]]:
                 )
     else:
         atomic = cells.read_atomic(path)
-        number = cells.field(atomic, "user_id", "token", path)
+        number = cells.filled(cells.field(atomic, "user_id", "token", path), "user_id", path)
         user = pc.binary_join_element_wise("A", number, "")
         histories = cells.split_numbers(
             cells.field(atomic, "item_id_list", "token_seq", path), " ", "item_id_list", path
         )
         items = cells.integers(cells.field(atomic, "item_id", "token", path), "item_id", path)
+    if not histories.lengths.all():
+        row = int(np.argmin(histories.lengths))
+        raise DataError(
+            f"{path.name}, row {row} (from 0, below the header): the history is empty; a row asks for the "
+            f"item after one or more. {int((histories.lengths == 0).sum()):,} rows are so: leave them out"
+        )
     if (items > np.iinfo(np.int32).max).any():
         raise DataError(f"{path.name}, row {int(np.argmax(items))}: item {items.max()} is no item number")
     return user, histories, items.astype(np.int32)

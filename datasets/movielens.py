@@ -41,7 +41,7 @@ class MovieLens(Public):
 
     #: Ratings: one million, or thirty-two.
     size: Literal["1m", "32m"] = "1m"
-    #: Items that are read before a target: a user's events older than these and two targets go (0: none).
+    #: Items that are read before a target that selects or tests, the newest ones (0: all); all events train.
     history: Annotated[int, Field(ge=0)] = 200
     #: What is said of a film, as text for embeddings: {title}, {genres}.
     text: str = "{title} {genres}"
@@ -68,7 +68,7 @@ class MovieLens(Public):
                 for i, (name, kind) in enumerate(RATINGS.items()):
                     columns |= {f"gap {i}": pa.string(), name: kind} if i else {name: kind}
                 table = csv_columns(
-                    path, columns, header=False, delimiter=":", file=file, quoted=False, wanted=tuple(RATINGS)
+                    path, columns, header=False, between=":", file=file, quoted=False, wanted=tuple(RATINGS)
                 )
         return Log.of(*(table.column(c) for c in ("userId", "movieId", "timestamp", "rating")))
 

@@ -79,7 +79,8 @@ class P5(NamedFolder):
             sequences=sequences,
             user_ids=users.astype(np.int64),
             titles=titles,
-            learned_under=made.learned_under,
+            learned_under=made.learned.under,
+            learned_from=made.learned.digests,
             notes=("no timestamps: the order of the file stands for time", *made.notes),
         )
 

@@ -63,7 +63,7 @@ class RecBole(NamedFolder):
         events = cells.read_atomic(path)
         items = [cells.field(events, f, "token", path) for f in (self.user_field, self.item_field)]
         for field_name, ids in zip((self.user_field, self.item_field), items, strict=True):
-            cells.require(ids, pc.not_equal(ids, ""), field_name, path, "a token")
+            cells.filled(ids, field_name, path)
         if self.time_field not in events:
             raise DataError(
                 f"{path.name} has no column {self.time_field!r}; events need their time. Columns: "
@@ -90,7 +90,8 @@ class RecBole(NamedFolder):
             user_ids=np.array(made.user_ids.to_pylist(), dtype=np.str_),
             titles=titles,
             times=made.times,
-            learned_under=found.learned_under,
+            learned_under=found.learned.under,
+            learned_from=found.learned.digests,
             notes=(*made.notes, *found.notes),
         )
 

@@ -89,7 +89,8 @@ class TAAC(PeerFolder):
             sequences=made.sequences,
             user_ids=np.array([users[i] for i in np.asarray(made.user_ids).tolist()], dtype=np.str_),
             times=made.times,
-            learned_under=embeddings.learned_under,
+            learned_under=embeddings.learned.under,
+            learned_from=embeddings.learned.digests,
             notes=(*made.notes, *notes, *embeddings.notes),
         )
 

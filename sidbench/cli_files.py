@@ -188,8 +188,8 @@ def embed(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Columns that say what an item is, commas between. [dim]Default: title, brand, categories "
-            "and the like, those that are there.[/dim]",
+            help="Columns that say what an item is, commas between; item=COLUMN names that of ids. "
+            "[dim]Default: title, brand, categories and the like, those that are there.[/dim]",
         ),
     ] = None,
     template: Annotated[
@@ -215,7 +215,8 @@ def embed(
         typer.Option(
             metavar="KIND[:WHAT]",
             help="text, text:title,brand, vectors:FILE (of images, say) or sequences:FILE (what training "
-            "interactions say). Repeatable: they are joined. [dim]Default: text.[/dim]",
+            "interactions say); columns are named behind a file: sequences:FILE:user=buyer,item=sku. "
+            "Repeatable: they are joined. [dim]Default: text.[/dim]",
         ),
     ] = None,
     weights: Annotated[

@@ -71,6 +71,11 @@ class Sequences:
         np.cumsum(kept, out=offsets[1:])
         return Sequences(self.items[position < np.repeat(kept, self.lengths)], offsets)
 
+    def newest(self, count: int) -> Sequences:
+        """The last `count` items of every row (a shorter row stays as it is)."""
+        behind = np.repeat(self.offsets[1:], self.lengths) - np.arange(len(self.items))
+        return self.where(behind <= count)
+
     def where(self, kept: NDArray[np.bool_]) -> Sequences:
         """Only the items at which `kept` (one of `items` each) holds, in the rows where they stand."""
         upto = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
@@ -91,6 +96,26 @@ class Sequences:
     def last(self, back: int = 1) -> NDArray[np.int32]:
         """The item `back` places from the end of every row; every row must be that long."""
         return self.items[self.offsets[1:] - back]
+
+    def digest(self, ids: NDArray[Any]) -> str:
+        """A hash of the rows by their owner's ids (one for each item).
+
+        It is the same however items are numbered, rows are ordered, and empty ones stand among them.
+        """
+        met = np.unique(self.items)
+        names = ids[met].astype(np.str_)
+        order = np.argsort(names, kind="stable")
+        number = np.zeros(len(ids), dtype=np.uint64)
+        number[met[order]] = np.arange(len(met), dtype=np.uint64)
+        place = (np.arange(len(self.items)) - np.repeat(self.offsets[:-1], self.lengths)).astype(np.uint64)
+        begin = self.offsets[:-1][self.lengths > 0]
+        mixed = (scramble(scramble(number[self.items], seed) ^ place, seed + 1) for seed in (1, 3))
+        sums = [np.add.reduceat(m, begin) if len(begin) else m for m in mixed]
+        h = hashlib.sha256("\0".join(names[order].tolist()).encode())
+        rows = np.lexsort(sums)
+        for values in sums:
+            h.update(np.ascontiguousarray(values[rows]).data)
+        return h.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +186,11 @@ class Corpus:
     #: The protocol from whose training interactions the vectors were learned, if from any: under another one
     #: they would know what it tests.
     learned_under: str = ""
+    #: The digests (`Sequences.digest`) of those interactions, as files of vectors tell them; empty text where
+    #: one does not tell, nothing at all where they were learned of these very sequences.
+    learned_from: tuple[str, ...] = ()
+    #: How many items before a target are read where it is asked, as was published with the data; 0: all.
+    window: int = 0
     #: What was noticed on the way in, for people: ties, dropped rows.
     notes: tuple[str, ...] = ()
     #: A hash of what is learned from (vectors and sequences); decides the order of `permuted`.
@@ -313,8 +343,11 @@ def check_embeddings(x: Any, where: str) -> None:
     check_finite(x, where)
 
 
-def check_finite(x: NDArray[Any], where: str) -> None:
-    """NaN or infinity is an error that names the first bad row. Reads a memmap a piece at a time."""
+def check_finite(x: NDArray[Any], where: str, first: int = 0) -> None:
+    """NaN or infinity is an error that names the first bad row. Reads a memmap a piece at a time.
+
+    `first` is the number of the first row, where `x` is a piece of something larger.
+    """
     step = max(1, 4_000_000 // x.shape[1])
     for start in range(0, len(x), step):
         piece = np.asarray(x[start : start + step])
@@ -325,7 +358,7 @@ def check_finite(x: NDArray[Any], where: str) -> None:
             bad = np.flatnonzero(~np.isfinite(piece).all(axis=1))
             if len(bad):
                 raise DataError(
-                    f"{where}: embeddings hold NaN or infinity, first in row {start + bad[0]}; "
+                    f"{where}: embeddings hold NaN or infinity, first in row {first + start + bad[0]:,}; "
                     "remove or repair such rows (np.nan_to_num replaces them by zero)"
                 )
         forget(x)

@@ -162,20 +162,11 @@ class Log:
         )
         return replace(log, notes=(*self.notes, note))
 
-    def newest(self, count: int) -> Log:
-        """A user's newest events, at most so many; 0 keeps all. Of an ordered log."""
-        if not count:
-            return self
-        lengths = np.bincount(self.users, minlength=len(self.user_ids))
-        behind = np.cumsum(lengths)[self.users] - 1 - np.arange(len(self))
-        longer = int((lengths > count).sum())
-        return self.keep(behind < count, f"older than the newest {count} of their user ({longer:,} users)")
-
-    def sequences(self, catalogue: Log | None = None) -> Prepared:
-        """What a corpus holds of it: users that still occur, and items that do (or did in `catalogue`)."""
+    def sequences(self) -> Prepared:
+        """What a corpus holds of it: users and items that still occur."""
         log = self.ordered()
         user = np.bincount(log.users, minlength=1) > 0
-        item = np.bincount((catalogue or log).items, minlength=1) > 0
+        item = np.bincount(log.items, minlength=1) > 0
         if not len(log):
             raise DataError("no event is left: " + ("; ".join(self.notes) or "the log is empty"))
         number = np.cumsum(item, dtype=np.int64) - 1
@@ -253,8 +244,14 @@ def numbered(ids: Any) -> tuple[NDArray[np.int32], pa.Array]:
         return np.zeros(0, np.int32), pa.array([], array.type)
     chunks = pa.chunked_array([array]) if isinstance(array, pa.Array) else array
     encoded = chunks.dictionary_encode().unify_dictionaries()
+    if _has_blank(encoded.chunk(0).dictionary):
+        raise DataError("some ids of users or items are empty text; repair or leave out such events")
     parts = [np.asarray(c.indices) for c in encoded.chunks if len(c)]
     return np.concatenate(parts).astype(np.int32, copy=False), encoded.chunk(0).dictionary
+
+
+def _has_blank(ids: pa.Array) -> bool:
+    return not pa.types.is_integer(ids.type) and pc.index(ids, "").as_py() >= 0
 
 
 def numpy_of(column: Any) -> NDArray[Any]:

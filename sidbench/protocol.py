@@ -52,18 +52,51 @@ class Protocol(Plugin, ABC):
     kind: ClassVar[str] = "protocol"
 
     def split(self, corpus: Corpus) -> Split:
-        """What trains, what selects, what tests; refused where the vectors know what is tested."""
+        """What trains, what selects, what tests; refused where the vectors know what is tested.
+
+        Where data were published with a number of items that are read before a target, older ones are not.
+        """
         if corpus.learned_under not in ("", self.name):
             raise UsageError(
                 f"dataset {corpus.name!r}: its vectors were learned from training interactions of "
                 f"{corpus.learned_under}, and would know what {self.name} tests; give vectors of content, or "
                 f"--protocol {corpus.learned_under}"
             )
-        return self.divide(corpus)
+        return _windowed(_compared(self.divide(corpus), corpus), corpus.window)
 
     @abstractmethod
     def divide(self, corpus: Corpus) -> Split:
         """The split itself."""
+
+
+def _compared(found: Split, corpus: Corpus) -> Split:
+    """The split, if vectors that were learned of interactions were learned of those that train in it."""
+    known = {digest for digest in corpus.learned_from if digest}
+    if known and known != {found.train.digest(corpus.item_ids)}:
+        raise UsageError(
+            f"dataset {corpus.name!r}: its vectors were learned from other interactions than those that "
+            "train here (other sequences, other items, or ties in another order), and may know what "
+            "is tested. Learn them again from the sequences of this run (`sidbench embed ITEMS --source "
+            "sequences:FILE --redo`, or the embedding `collaborative`), or give vectors of content"
+        )
+    if "" not in corpus.learned_from:
+        return found
+    said = (
+        "from which interactions its vectors were learned is not recorded: if not from those that train "
+        "here, they know what is tested (`sidbench embed` again with --redo records it)"
+    )
+    return replace(found, notes=(*found.notes, said))
+
+
+def _windowed(found: Split, window: int) -> Split:
+    """The split with no more than so many items before any target that selects or tests; 0: all."""
+    if not window:
+        return found
+    cut = int((found.valid.histories.lengths > window).sum() + (found.test.histories.lengths > window).sum())
+    said = f"{cut:,} histories that select or test are cut to their newest {window} items, as was published"
+    valid, test = (replace(t, histories=t.histories.newest(window)) for t in (found.valid, found.test))
+    notes = (*found.notes, said) if cut else found.notes
+    return replace(found, valid=valid, test=test, notes=notes, params={**found.params, "window": window})
 
 
 class LeaveOneOut(Protocol):
@@ -189,7 +222,7 @@ class ColdStart(Protocol):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     def divide(self, corpus: Corpus) -> Split:
-        whole = leave_one_out(corpus)
+        whole = LeaveOneOut().divide(corpus)
         cold = self._draw(corpus.item_ids)
         is_cold = np.isin(np.arange(len(corpus)), cold)
         selects = whole.valid.take(np.flatnonzero(~is_cold[whole.valid.items]))

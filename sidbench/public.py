@@ -23,9 +23,12 @@ from pydantic import BeforeValidator, Field
 from sidbench import prepare, rawfiles
 from sidbench.dataset import Corpus, Dataset, Embeddings, cache_folder
 from sidbench.download import Remote, fingerprint, obtain
-from sidbench.embed import learned_beside, vectors_for
+from sidbench.embed import learned_as, learned_beside, vectors_for
 from sidbench.errors import DataError, UsageError
-from sidbench.files.ids import as_numpy
+from sidbench.files.columns import Columns
+from sidbench.files.ids import as_numpy, identifiers
+from sidbench.files.items import asked_of
+from sidbench.files.join import gathered, rows_by_id
 from sidbench.prepare import Log, Mask, Steps
 from sidbench.vectors import open_vectors
 
@@ -33,8 +36,6 @@ from sidbench.vectors import open_vectors
 Moment = Annotated[str, BeforeValidator(lambda v: v.isoformat() if isinstance(v, date) else v)]
 Core = Annotated[int, Field(ge=1)]
 COUNTED = ("users", "items", "interactions")
-#: Targets of leave-one-out behind a history that is read.
-TARGETS = 2
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Public(Dataset):
     item_core: Core = 5
     #: Users with fewer events are dropped at the end; leave-one-out evaluates from three on.
     shortest: Core = 3
-    #: Items that are read before a target: a user's events older than these and two targets go (0: none).
+    #: Items that are read before a target that selects or tests, the newest ones (0: all); all events train.
     history: Annotated[int, Field(ge=0)] = 20
     #: What is said of an item, as text for embeddings; names of fields in braces.
     text: str = "{title}"
@@ -134,13 +135,12 @@ class Public(Dataset):
         self._check_template()
         files = self._files()
         log = self._prepared(files)
-        kept = log.newest(self.history + TARGETS if self.history else 0)
-        prepared = kept.sequences(catalogue=log)
+        prepared = log.sequences()
         about, notes = self._about(files["items"], prepared.item_ids)
         texts = filled(self.text, about)
         own = Path(self.embedding).expanduser()
         if own.is_file():
-            x, said, under = by_id(own, prepared.item_ids), (), learned_beside(own)
+            x, said, learned = by_id(own, prepared.item_ids), (), learned_beside(own)
         else:
             x, facts = vectors_for(
                 self.embedding,
@@ -149,7 +149,7 @@ class Public(Dataset):
                 items=len(prepared.item_ids),
                 where=f"dataset {self.label()!r}",
             )
-            said, under = tuple(facts.get("notes", ())), str(facts.get("learned_under", ""))
+            said, learned = tuple(facts.get("notes", ())), learned_as(facts)
         x, odd = self._finite(x, prepared.item_ids)
         return Corpus(
             name=self.label(),
@@ -159,7 +159,9 @@ class Public(Dataset):
             user_ids=as_numpy(prepared.user_ids),
             titles=as_numpy(about.column("title")),
             times=prepared.times,
-            learned_under=under,
+            learned_under=learned.under,
+            learned_from=learned.digests,
+            window=self.history,
             notes=(*prepared.notes, *notes, *said, *odd),
         )
 
@@ -178,7 +180,7 @@ class Public(Dataset):
     # -------------------------------------------------------------------------------------- the log
 
     def _prepared(self, files: dict[str, Path]) -> Log:
-        """The log after all steps but the last, from the cache where the same was done before."""
+        """The log after all steps, from the cache where the same was done before."""
         steps = self.steps()
 
         def make() -> pa.Table:
@@ -312,27 +314,19 @@ def by_id(path: Path, ids: pa.Array) -> Embeddings:
 
     A row's number would not do: which items there are, and in which order, follows from the steps.
     """
-    vectors = open_vectors(path)
-    theirs = vectors.ids(0, vectors.rows)
-    if theirs is None:
+    vectors = open_vectors(path, **asked_of(path, Columns()))
+    if not vectors.named:
         raise DataError(
             f"{path}: rows of vectors have no ids, and which items there are follows from the steps; write a "
             "parquet file with columns `item` and `embedding`"
         )
-    known = theirs.combine_chunks() if isinstance(theirs, pa.ChunkedArray) else theirs
-    rows = pc.index_in(ids.cast(pa.string()), value_set=known.cast(pa.string()))
-    if rows.null_count:
-        first = ids[int(np.asarray(rows.is_null()).argmax())].as_py()
+    row = rows_by_id(identifiers(ids, path), vectors, f"{path}")
+    if (row < 0).any():
         raise DataError(
-            f"{path} has vectors of {len(known):,} items, but not of {rows.null_count:,} of these "
-            f"{len(ids):,}, first {first!r}; add them"
+            f"{path} has vectors of {vectors.rows:,} items, but not of {int((row < 0).sum()):,} of these "
+            f"{len(ids):,}, first {ids[int((row < 0).argmax())].as_py()!r}; add them"
         )
-    at = np.asarray(rows, dtype=np.int64)
-    x = np.empty((len(ids), vectors.dim), np.float32)
-    for start, piece in vectors.pieces(max(1, 16_000_000 // vectors.dim)):
-        here = np.flatnonzero((at >= start) & (at < start + len(piece)))
-        x[here] = piece[at[here] - start]
-    return x
+    return gathered(vectors, row)
 
 
 def to_table(log: Log) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import gzip
 import html
 import io
@@ -10,15 +11,15 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.json as pajson
 
-from sidbench.errors import DataError
+from sidbench import delimited
+from sidbench.errors import DataError, nearest
 from sidbench.progress import report
 
 #: A longer line is no record of any of these files.
@@ -55,7 +56,10 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raw.seek(0)
         stream: Any = gzip.GzipFile(fileobj=raw) if packed else raw
         watched = _Watched(stream, raw, path.name, path.stat().st_size)
-        yield io.BufferedReader(watched, 1 << 20)
+        stream = io.BufferedReader(watched, 1 << 20)
+        if stream.peek(3)[:3] == codecs.BOM_UTF8:
+            stream.read(3)
+        yield stream
 
 
 @contextmanager
@@ -68,7 +72,7 @@ def told(path: Path) -> Iterator[None]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as e:
         raise DataError(f"{path} is cut off or damaged ({e}); {REMEDY}") from None
     except pa.ArrowException as e:
-        raise DataError(f"{path} does not read as it should ({str(e).splitlines()[0]}); {REMEDY}") from None
+        raise DataError(f"{path} does not read as it should ({delimited.why(e)}); {REMEDY}") from None
     except UnicodeDecodeError as e:
         raise DataError(f"{path} is not text in {e.encoding} ({e.reason}); {REMEDY}") from None
     except OSError as e:
@@ -93,39 +97,28 @@ def csv_columns(
     columns: dict[str, pa.DataType],
     *,
     header: bool,
-    delimiter: str = ",",
+    between: str = ",",
     file: IO[bytes] | None = None,
     quoted: bool = True,
     wanted: tuple[str, ...] = (),
 ) -> pa.Table:
     """A CSV's columns, typed; with `header` they are looked up by name, else they are all that there are.
 
-    With `wanted` only those of them are kept.
+    With `wanted` only those of them are kept; `file` is where a member of an archive is read from.
     """
-
-    def read(stream: IO[bytes]) -> pa.Table:
-        return pacsv.read_csv(
-            stream,
-            pacsv.ReadOptions(column_names=None if header else list(columns), block_size=8 << 20),
-            pacsv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False),
-            pacsv.ConvertOptions(
-                column_types=columns,
-                include_columns=list(wanted or columns),
-                strings_can_be_null=False,
-                include_missing_columns=False,
-            ),
-        )
-
-    with told(path):
-        try:
-            if file is not None:
-                return complete(read(file), path)
-            with opened(path) as unpacked:
-                return complete(read(unpacked), path)
-        except KeyError as e:
+    with told(path), opened(path) if file is None else nullcontext(file) as stream:
+        layout = delimited.head(stream, between) if header else None
+        layout = layout or delimited.Layout(tuple(columns), between, False, quoted)
+        if lacking := [c for c in columns if c not in layout.names]:
             raise DataError(
-                f"{path} has no such column ({e.args[0]}); expected {', '.join(columns)}"
-            ) from None
+                f"{path} has no column {lacking[0]!r}{nearest(lacking[0], layout.names)} Expected "
+                f"{', '.join(columns)}; columns: {', '.join(layout.names)}."
+            )
+        found = list(delimited.rows(stream, layout, wanted or tuple(columns), columns, gaps=False))
+        table = pa.Table.from_batches(found) if found else None
+    if table is None or not len(table):
+        raise DataError(f"{path} holds no rows; {REMEDY}")
+    return complete(table, path)
 
 
 def complete(table: pa.Table, path: Path) -> pa.Table:

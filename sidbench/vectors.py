@@ -355,14 +355,18 @@ def read_ids(path: Path, column: str | None = None) -> Any:
 def checked_ids(found: Any, path: Path) -> Any:
     """Ids are numbers or text, none missing."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     of = found.type.value_type if pa.types.is_dictionary(found.type) else found.type
     if not (pa.types.is_integer(of) or pa.types.is_string(of) or pa.types.is_large_string(of)):
         raise DataError(f"{path}: ids are {found.type}; expected whole numbers or text")
-    if found.null_count:
-        row = int(np.flatnonzero(found.is_null().to_numpy(zero_copy_only=False))[0])
-        raise DataError(f"{path}: {found.null_count:,} ids are missing, first in row {row:,}")
-    return found if of is found.type else found.dictionary_decode()
+    ids = found if of is found.type else found.dictionary_decode()
+    gone = ids.is_null().to_numpy(zero_copy_only=False)
+    if not pa.types.is_integer(of):  # text of nothing is no id
+        gone = gone | pc.fill_null(pc.equal(pc.utf8_trim_whitespace(ids), ""), False).to_numpy(False)
+    if gone.any():
+        raise DataError(f"{path}: {gone.sum():,} ids are missing, first in row {int(gone.argmax()):,}")
+    return ids
 
 
 def as_float32(values: NDArray[Any], dim: int) -> Floats:

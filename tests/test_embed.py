@@ -21,6 +21,7 @@ from sidbench.embed import collaborative, output, sources, text, whiten
 from sidbench.embed.tfidf import Tfidf, tokens_of, unit
 from sidbench.errors import DataError, UsageError
 from sidbench.folder import Folder
+from sidbench.protocol import split
 from sidbench.registry import make_dataset
 from sidbench.vectors import open_vectors
 
@@ -367,15 +368,14 @@ def test_sequences_of_the_command_are_training_alone(shop: Path) -> None:
 
 def test_vectors_that_know_one_protocol_run_under_no_other(shop: Path) -> None:
     """The file remembers what it was learned from, as long as it is that file."""
-    from sidbench.protocol import split
-
     assert run(str(shop), "--source", f"sequences:{shop / 'sequences.parquet'}") == 0
     corpus = Folder(path=shop).load().permuted()
     assert len(split(corpus, "leave-one-out").test)
     with pytest.raises(UsageError, match="would know what cold-start tests"):
         split(corpus, "cold-start")
     np.save(shop / "items.npy", np.ones((60, 2), np.float32))
-    assert Folder(path=shop).load().learned_under == ""
+    corpus = Folder(path=shop).load()
+    assert (corpus.learned_under, corpus.learned_from) == ("", ())
 
 
 def test_what_was_learned_of_interactions_stays_so_wherever_it_goes(
@@ -394,10 +394,9 @@ def test_what_was_learned_of_interactions_stays_so_wherever_it_goes(
     assert "would know what cold-start tests" in capsys.readouterr().err
     events = shop / "events.csv"
     events.write_text("user,item,time\n" + "".join(f"{k % 5},i{k % 60},{k // 10}\n" for k in range(90)))
-    with pytest.raises(UsageError, match="they would know what is tested"):
-        make_dataset(
-            "files", {"items": items, "sequences": str(events), "embeddings": str(cf), "ties": "shuffle"}
-        ).load()
+    corpus = make_dataset("files", {"items": items, "sequences": str(events), "embeddings": str(cf)}).load()
+    with pytest.raises(UsageError, match="and may know what is tested"):
+        split(corpus, "leave-one-out")
 
 
 @pytest.mark.parametrize(
@@ -405,6 +404,8 @@ def test_what_was_learned_of_interactions_stays_so_wherever_it_goes(
     [
         (["--columns", "titel"], "did you mean 'title'"),
         (["--columns", "title", "--template", "{title}"], "not both"),
+        (["--columns", "name=title"], "item=COLUMN alone names a column by its role"),
+        (["--source", "sequences:none.csv:user=a"], "there is no file none.csv"),
         (["--template", "{title.x}"], "in braces stands the name of a column"),
         (["--model", "sentence-transformers-none"], "no such folder here|pip install"),
         (["--source", "image:x.npy"], "expected text, text:COLUMN"),
@@ -440,13 +441,15 @@ def test_damaged_files_are_said(shop: Path, capsys: pytest.CaptureFixture[str]) 
     np.save(shop / "short.npy", image[:50])
     image[4, 1] = np.nan
     np.save(shop / "nan.npy", image)
-    for name, message in (("short", "has 50 rows and no ids"), ("nan", "hold NaN or infinity, first row 4")):
+    for name, message in (("short", "has 50 rows and no ids"), ("nan", "NaN or infinity, first in row 4")):
         assert run(str(shop), "--source", f"vectors:{shop / name}.npy") == 1
         assert message in capsys.readouterr().err
     pq.write_table(pa.table({"item": ["i1", "i1"], "title": ["a", "b"]}), shop / "twice.parquet")
     assert run(str(shop / "twice.parquet"), "--source", f"sequences:{shop / 'sequences.parquet'}") == 1
     assert "ids of twice.parquet repeat" in capsys.readouterr().err
     pq.write_table(pa.table({"item": [1], "price": [2.0]}), shop / "bare.parquet")
+    assert run(str(shop), "--columns", "item=titel") == 1
+    assert "no column 'titel'; did you mean 'title'" in capsys.readouterr().err
     assert run(str(shop / "bare.parquet")) == 2
     assert "has none of the columns title" in capsys.readouterr().err
 

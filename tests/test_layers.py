@@ -20,6 +20,7 @@ LAYERS = (
     ("plugin", "budget", "sids", "provenance"),
     (
         "dataset",
+        "delimited",
         "tokenizer",
         "kit",
         "engines",

@@ -83,10 +83,11 @@ def places(o: Options) -> tuple[Path, Path]:
 
 def fresh_recipe(o: Options) -> job.Recipe:
     """What the options ask for."""
-    if o.columns is not None and o.template is not None:
+    item, names = columns(o.columns)
+    if names and o.template is not None:
         raise UsageError("give --columns or --template, not both")
     text: dict[str, Any] = {
-        "names": tuple(c.strip() for c in (o.columns or "").split(",") if c.strip()),
+        "names": names,
         "template": o.template or "",
         "dim": o.dim,
         "seed": o.seed,
@@ -96,17 +97,37 @@ def fresh_recipe(o: Options) -> job.Recipe:
     if o.model != "tfidf" and any(s.partition(":")[0] == "text" for s in specs):
         text["encoder"] = encoder(o, o.model)
     made = tuple(sources.parse(s, **text) for s in specs)
-    if o.source and (o.columns or o.template) and not any(s == "text" for s in specs):
+    if o.source and (names or o.template) and not any(s == "text" for s in specs):
         raise UsageError("--columns and --template go with --source text; here no such source stands")
     kind, dim = axes(o)
     if len(made) == 1 and o.weights is not None:
         raise UsageError("--weights goes with several --source; of one there is nothing to weigh")
-    return job.Recipe(made, weights(o.weights, len(made)), kind, dim, o.eps, o.normalize, dtype(o.dtype))
+    return job.Recipe(
+        made, weights(o.weights, len(made)), kind, dim, o.eps, o.normalize, dtype(o.dtype), item
+    )
+
+
+def columns(text: str | None) -> tuple[str | None, tuple[str, ...]]:
+    """The column of ids, where `item=COLUMN` names it, and the columns of text."""
+    parts = [c.strip() for c in (text or "").split(",") if c.strip()]
+    item = None
+    for part in (p for p in parts if "=" in p):
+        role, _, name = (p.strip() for p in part.partition("="))
+        if role != "item" or not name:
+            raise UsageError(
+                f"--columns {part!r}: here item=COLUMN alone names a column by its role, the others are "
+                "columns of text; those of another file are named behind it: --source "
+                "sequences:FILE:user=COLUMN,item=COLUMN"
+            )
+        item = name
+    return item, tuple(p for p in parts if "=" not in p)
 
 
 def recipe_like(o: Options, manifest: dict[str, Any]) -> job.Recipe:
     """The steps of an earlier result; files of the new items, and a model's folder, are named anew."""
     about, steps = manifest["made_from"]["sources"], manifest["made_from"]
+    if columns(o.columns)[1] or o.template is not None:
+        raise UsageError("--like takes the columns of text as they were; leave --columns and --template out")
     given = iter(o.source)
     if o.source and [s.partition(":")[0] for s in o.source] != [a["kind"] for a in about]:
         raise UsageError(
@@ -124,7 +145,7 @@ def recipe_like(o: Options, manifest: dict[str, Any]) -> job.Recipe:
                 )
             made.append(sources.parse(spec))
         elif a["kind"] == "sequences":
-            made.append(sources.Sequences(None, a["dim"], a["seed"]))
+            made.append(sources.Sequences(None, dim=a["dim"], seed=a["seed"]))
         else:
             text: dict[str, Any] = {"dim": a["dim"], "machines": model.Machines(o.device, o.processes)}
             text |= {"template": a["template"]} if a["template"] else {"names": tuple(a["columns"])}
@@ -143,6 +164,7 @@ def recipe_like(o: Options, manifest: dict[str, Any]) -> job.Recipe:
         steps["eps"] or o.eps,
         steps["normalize"] != "none",
         dtype(steps["dtype"]),
+        columns(o.columns)[0],
     )
 
 

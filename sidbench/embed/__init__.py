@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,16 @@ EXPECTED = (
 )
 # Smaller catalogues are done again sooner than they are looked up.
 WORTH_KEEPING = 2_000
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a file of vectors knows of interactions, as the manifest beside it tells."""
+
+    #: The protocol from whose training interactions it was learned; empty where it was learned from none.
+    under: str = ""
+    #: `Sequences.digest` of these interactions, of each source; empty text where the manifest has none.
+    digests: tuple[str, ...] = ()
 
 
 def embed_texts(
@@ -117,11 +128,22 @@ def of_file(path: Path, items: int, where: str) -> tuple[Floats, dict[str, Any]]
     x = vectors.read(0, items)
     check_embeddings(x, f"{where}: {path}")
     about = {"source": "vectors", "file": path.name, "dim": vectors.dim, "notes": []}
-    return x, about | {"learned_under": learned_beside(path)}
+    return x, about | facts_of(learned_beside(path))
 
 
-def learned_beside(path: Path) -> str:
-    """The protocol from whose training interactions `sidbench embed` learned a file of vectors, if from any.
+def facts_of(learned: Learned) -> dict[str, Any]:
+    """The same among the facts of vectors, as `sidbench embed` records them."""
+    about = {"learned_under": learned.under, "interactions_sha256": list(learned.digests)}
+    return about if learned.under else {}
+
+
+def learned_as(facts: dict[str, Any]) -> Learned:
+    """What facts of vectors tell."""
+    return Learned(str(facts.get("learned_under", "")), tuple(facts.get("interactions_sha256", ())))
+
+
+def learned_beside(path: Path) -> Learned:
+    """From which training interactions `sidbench embed` learned a file of vectors, if from any.
 
     Its manifest says so, as long as it lies beside just this file.
     """
@@ -130,10 +152,13 @@ def learned_beside(path: Path) -> str:
 
     place = Place(path)
     if not place.manifest.is_file():
-        return ""
+        return Learned()
     manifest = read_manifest(place.manifest)
-    under = next((f["learned_under"] for f in manifest["found"] if f.get("learned_under")), "")
-    return under if under and manifest["output"]["sha256"] == sha256(path) else ""
+    found = [f for f in manifest["found"] if f.get("learned_under")]
+    if not found or manifest["output"]["sha256"] != sha256(path):
+        return Learned()
+    digests = dict.fromkeys(d for f in found for d in f.get("interactions_sha256") or [""])
+    return Learned(found[0]["learned_under"], tuple(digests))
 
 
 def as_texts(texts: pa.Array | pa.ChunkedArray | list[str]) -> pa.Array:

@@ -46,6 +46,8 @@ class Recipe:
     eps: float = 1e-3
     normalize: bool = True
     dtype: Literal["float32", "float16"] = "float32"
+    #: The column of ids; None where it is recognised.
+    item: str | None = None
 
     def steps(self) -> dict[str, Any]:
         """What follows the sources."""
@@ -91,14 +93,14 @@ class Result:
     fresh: bool
 
 
-def read_items(path: Path, sources: Sequence[Source]) -> Catalogue:
+def read_items(path: Path, sources: Sequence[Source], item: str | None = None) -> Catalogue:
     """The columns of the items' file that are read, and its ids."""
     from sidbench.files import tables
-    from sidbench.files.columns import recognise
+    from sidbench.files.columns import Columns
     from sidbench.files.ids import from_text, identifiers
 
     names = tuple(tables.names(path))
-    key = recognise(names, "item")
+    key = Columns({("items", "item"): item} if item is not None else {}).find(names, "items", "item")
     wanted = [c for s in sources for c in s.columns(names, path.name)]
     table = tables.read(
         path, list(dict.fromkeys([*wanted, *([key] if key else []), *([] if wanted or key else names[:1])]))
@@ -121,7 +123,7 @@ def embed(
     """
     output.check_kind(place.out)
     before = None if like is None else read_manifest(like / "manifest.json")
-    catalogue = read_items(items, recipe.sources)
+    catalogue = read_items(items, recipe.sources, recipe.item)
     made_from = {
         "items": len(catalogue),
         "sources": [s.about(catalogue) for s in recipe.sources],

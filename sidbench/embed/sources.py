@@ -10,13 +10,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sidbench import embed
+from sidbench.dataset import check_finite
 from sidbench.embed import collaborative, model, output, text
 from sidbench.embed.tfidf import DIM, Tfidf
 from sidbench.errors import DataError, UsageError, nearest
+from sidbench.files.columns import Columns
+from sidbench.vectors import Vectors
 
 Floats = NDArray[np.float32]
 Held = dict[str, Any]
@@ -36,13 +38,19 @@ class Catalogue:
 
     def unique_ids(self, why: str) -> pa.Array:
         """Ids by which rows of another file are found."""
+        from sidbench.files.ids import repeats
+
         if self.ids is None:
             raise UsageError(
-                f"{why}: {self.path.name} has no column of ids (item, item_id, asin, …) to join by; "
-                f"it has: {', '.join(self.columns)}"
+                f"{why}: {self.path.name} has no column of ids (item, item_id, asin, …) to join by; name it "
+                f"with --columns item=COLUMN. It has: {', '.join(self.columns)}"
             )
-        if len(pc.unique(self.ids)) < len(self.ids):
-            raise DataError(f"{why}: ids of {self.path.name} repeat; every item must stand once")
+        if (again := repeats(self.ids)).any():
+            first = int(again.argmax())
+            raise DataError(
+                f"{why}: ids of {self.path.name} repeat, first {self.ids[first].as_py()!r} in row {first:,}; "
+                "every item must stand once"
+            )
         return self.ids
 
 
@@ -149,6 +157,8 @@ class File(Source):
 
     kind = "vectors"
     path: Path = Path()
+    #: Which column is what, where it is not recognised.
+    roles: Columns = field(default_factory=Columns)
 
     def columns(self, names: tuple[str, ...], where: str) -> list[str]:
         return []
@@ -156,44 +166,40 @@ class File(Source):
     def about(self, items: Catalogue) -> dict[str, Any]:
         vectors = self._open()
         files = [output.sha256(path) for path in vectors.files()]
-        return {"kind": self.kind, "file": self.path.name, "sha256": files, "layout": vectors.layout()}
+        about = {"kind": self.kind, "file": self.path.name, "sha256": files, "layout": vectors.layout()}
+        if vectors.named:  # which row is whose
+            about["ids_sha256"] = _digest(items.unique_ids(f"--source vectors:{self.path.name}"))
+        return about
 
     def make(self, items: Catalogue, work: Path) -> Made:
+        from sidbench.files.join import gathered, rows_by_id
+
         vectors, where = self._open(), f"--source vectors:{self.path.name}"
-        x = vectors.read(0, vectors.rows)
-        bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
-        if len(bad):
-            raise DataError(
-                f"{where}: {len(bad):,} rows hold NaN or infinity, first row {bad[0]:,}; repair them"
-            )
         facts: dict[str, Any] = {"dim": vectors.dim, "rows": vectors.rows, "notes": []}
-        if under := embed.learned_beside(self.path):  # what was learned of interactions stays so
-            facts["learned_under"] = under
-        ids = vectors.ids(0, vectors.rows)
-        if ids is None:
-            if len(x) != len(items):
-                raise DataError(
-                    f"{where} has {len(x):,} rows and no ids, {items.path.name} has {len(items):,} items; "
-                    "give a file with an id column, or with row i for item i"
-                )
-            return Made(x, facts | {"joined_by": "row"})
-        row = found(items.unique_ids(where), ids, where)
-        facts |= {"joined_by": "id", "missing": int((row < 0).sum())}
-        if facts["missing"] == len(items):
-            raise DataError(f"{where}: none of its {len(x):,} ids is an item of {items.path.name}")
-        if facts["missing"]:
-            facts["notes"].append(
-                f"{facts['missing']:,} of {len(items):,} items are not in {self.path.name}: zeros stand there"
+        facts |= embed.facts_of(embed.learned_beside(self.path))  # what was learned of interactions stays so
+        if not vectors.named and vectors.rows != len(items):
+            raise DataError(
+                f"{where} has {vectors.rows:,} rows and no ids, {items.path.name} has {len(items):,} items; "
+                "give a file with an id column, or with row i for item i"
             )
-        return Made(np.where((row >= 0)[:, None], x[row], np.float32(0)), facts)
+        row = rows_by_id(items.unique_ids(where), vectors, where) if vectors.named else np.arange(len(items))
+        x = gathered(vectors, row)
+        check_finite(x, f"{where} (rows as in {items.path.name})")
+        facts |= {"joined_by": "id" if vectors.named else "row"}
+        if vectors.named and (missing := int((row < 0).sum())):
+            facts["notes"].append(
+                f"{missing:,} of {len(items):,} items are not in {self.path.name}: zeros stand there"
+            )
+        return Made(x, facts)
 
     def again(self, items: Catalogue, work: Path, held: Held, facts: dict[str, Any]) -> Made:
         return self.make(items, work)
 
-    def _open(self) -> Any:
+    def _open(self) -> Vectors:
+        from sidbench.files.items import asked_of
         from sidbench.vectors import open_vectors
 
-        return open_vectors(self.path)
+        return open_vectors(self.path, **asked_of(self.path, self.roles))
 
 
 @dataclass(frozen=True)
@@ -203,6 +209,8 @@ class Sequences(Source):
     kind = "sequences"
     #: None where vectors that were learned before are looked up.
     path: Path | None = None
+    #: Which column is what, where it is not recognised.
+    roles: Columns = field(default_factory=Columns)
     dim: int | None = None
     seed: int = 0
 
@@ -213,26 +221,35 @@ class Sequences(Source):
         return {
             "kind": self.kind,
             "file": None if self.path is None else self.path.name,
-            "sha256": None if self.path is None else output.sha256(self.path),
+            "sha256": None if self.path is None else self._hash(self.path),
             "ids_sha256": _digest(items.unique_ids(self._where)),
             "dim": self.dim,
             "seed": self.seed,
+            **({"columns": self.roles.text} if self.roles.given else {}),
         }
 
+    def _hash(self, path: Path) -> str | list[str]:
+        from sidbench.files import tables
+
+        return [output.sha256(p) for p in tables.parts(path)] if path.is_dir() else output.sha256(path)
+
     def make(self, items: Catalogue, work: Path) -> Made:
-        from sidbench.files.columns import Columns
         from sidbench.files.events import read_events
+        from sidbench.files.ids import as_numpy
 
         assert self.path is not None
         ids = items.unique_ids(self._where)
-        events = read_events(self.path, ids, Columns(), drop=True, timeless=True, whole=len(ids))
+        events = read_events(self.path, ids, self.roles, drop=True, timeless=True, whole=len(ids))
         sequences, _, notes = events.ordered("file")
         x, facts = collaborative.of_sequences(sequences, len(ids), dim=self.dim, seed=self.seed)
         facts["notes"] += [*events.notes, *notes]
+        facts["interactions_sha256"] = [collaborative.training_part(sequences).digest(as_numpy(ids))]
         return Made(x, facts, {"ids": ids, "rows": x})
 
     def again(self, items: Catalogue, work: Path, held: Held, facts: dict[str, Any]) -> Made:
-        row = found(items.unique_ids(self._where), held["ids"], self._where)
+        from sidbench.files.ids import rows_of
+
+        row = rows_of(items.unique_ids(self._where), held["ids"])
         x = np.where((row >= 0)[:, None], held["rows"][row], np.float32(0))
         new = int((row < 0).sum())
         notes = (
@@ -240,25 +257,16 @@ class Sequences(Source):
             if new
             else []
         )
-        under = facts.get("learned_under", "")
-        return Made(x, {"dim": x.shape[1], "unknown": new, "learned_under": under, "notes": notes})
+        known = embed.facts_of(embed.learned_as(facts))
+        return Made(x, {"dim": x.shape[1], "unknown": new, "notes": notes, **known})
 
     @property
     def _where(self) -> str:
         return f"--source sequences:{'' if self.path is None else self.path.name}"
 
 
-def found(wanted: pa.Array, ids: pa.Array, where: str) -> NDArray[np.int64]:
-    """The row of every wanted id, -1 where there is none; of repeated ids that is no question to answer."""
-    from sidbench.files.ids import rows_of
-
-    if len(pc.unique(ids)) < len(ids):
-        raise DataError(f"{where}: {len(ids) - len(pc.unique(ids)):,} of its ids repeat an earlier one")
-    return rows_of(wanted, ids)
-
-
 def parse(spec: str, **text_options: Any) -> Source:
-    """A source as it is typed: text, text:title,brand, vectors:FILE, sequences:FILE."""
+    """A source as it is typed: text, text:title,brand, vectors:FILE, sequences:FILE:user=buyer,item=sku."""
     kind, _, what = spec.partition(":")
     if kind == "text":
         columns = tuple(c.strip() for c in what.split(",") if c.strip())
@@ -270,12 +278,16 @@ def parse(spec: str, **text_options: Any) -> Source:
             f"--source {spec!r}: expected text, text:COLUMN,COLUMN, vectors:FILE or sequences:FILE"
             f"{nearest(kind, ('text', 'vectors', 'sequences'))}"
         )
-    path = Path(what).expanduser()
+    path, roles = Path(what).expanduser(), Columns()
+    if not path.exists() and "=" in what.rpartition(":")[2]:
+        what, _, named = what.rpartition(":")
+        path, file = Path(what).expanduser(), "embeddings" if kind == "vectors" else "sequences"
+        roles = Columns({(file, role): name for (_, role), name in Columns.parse(named).given.items()})
     if not what or not path.exists():
         raise UsageError(f"--source {spec!r}: there is no file {what or '(none is named)'}")
     if kind == "vectors":
-        return File(path)
-    return Sequences(path, text_options.get("dim"), text_options.get("seed", 0))
+        return File(path, roles)
+    return Sequences(path, roles, text_options.get("dim"), text_options.get("seed", 0))
 
 
 def _digest(ids: pa.Array) -> str:

@@ -69,6 +69,13 @@ class Columns:
     #: What is taken under its first names alone.
     closed: tuple[str, ...] = ()
 
+    @property
+    def text(self) -> str:
+        """What a person gave, as it is typed."""
+        return ",".join(
+            f"{file}.{role}={name}" if file else f"{role}={name}" for (file, role), name in self.given.items()
+        )
+
     @classmethod
     def parse(cls, text: str) -> Columns:
         """From the text of `--columns`."""

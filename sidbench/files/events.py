@@ -22,6 +22,8 @@ Mask = NDArray[np.bool_]
 
 #: Numbers beyond are no seconds that a log of today could hold (the year 5138): milliseconds or finer.
 LATEST = 10**11
+#: The first and the last day that a number may spell, as 20240131 does.
+FIRST_DAY, LAST_DAY = 19_000_101, 21_001_231
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 LAYOUT = "`user` and `items` (lists), or `user`, `item` and `timestamp`"
 #: Shorter sequences are not evaluated under leave-one-out.
@@ -34,13 +36,15 @@ class Clock:
 
     ticks: NDArray[Any]
     a_second: int = 1
+    #: What people should know of how they were read.
+    note: str = ""
 
     def seconds(self, order: Rows) -> NDArray[np.int64]:
         """Whole seconds, rounded down, so that their order is the ticks'."""
         return (self.ticks[order] // self.a_second).astype(np.int64)
 
     def take(self, rows: Rows) -> Clock:
-        return Clock(self.ticks[rows], self.a_second)
+        return Clock(self.ticks[rows], self.a_second, self.note)
 
 
 @dataclass(eq=False)
@@ -73,7 +77,7 @@ class Events:
         tied = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
         is_last = np.append(users[1:] != users[:-1], True)[1:]
         self.facts["ties"] = {"neighbours": int(tied.sum()), "last_two": int((tied & is_last).sum())}
-        found = []
+        found = [self.times.note] if self.times.note else []
         if self.times.a_second == 1 and len(ticks) and np.abs(ticks).max() > LATEST:
             found.append(
                 f"timestamps up to {ticks.max():.0f} are taken for seconds, but look like milliseconds: "
@@ -325,8 +329,43 @@ def clock(array: pa.Array, path: Path) -> Clock:
         array, a_second = array.cast(pa.int64()), TICKS[kind.unit]
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise DataError(f"{path}: timestamps are {kind}; expected numbers or dates")
+    elif (found := written_as_dates(array, path)) is not None:
+        return found
     # With gaps, arrow hands over floats: whole numbers up to 2^53 stay what they are.
     return Clock(np.asarray(array.to_numpy(zero_copy_only=False)), a_second)
+
+
+def written_as_dates(array: pa.Array, path: Path) -> Clock | None:
+    """Numbers such as 20240131 or 20240131235959 as the moments that they spell; None where they are none.
+
+    As seconds they would all lie in some weeks of 1970, or beyond the year 600,000. Where nearly all spell a
+    date the others are slips, and refused.
+    """
+    values = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    given = np.isfinite(values)
+    for shown, a_day in (("YYYYMMDD", 1), ("YYYYMMDDhhmmss", 10**6)):
+        near = (values >= FIRST_DAY * a_day) & (values < (LAST_DAY + 1) * a_day) & (values % 1 == 0)
+        if not near.any():
+            continue
+        number = np.where(near, values, FIRST_DAY * a_day).astype(np.int64)
+        day, of_day = number // a_day, number % a_day
+        of_month = day // 100 % 100
+        hour, minute, second = of_day // 10_000, of_day // 100 % 100, of_day % 100
+        month = ((day // 10_000 - 1970) * 12 + of_month - 1).astype("datetime64[M]")
+        date = month.astype("datetime64[D]") + (day % 100 - 1)
+        spelled = near & (of_month >= 1) & (of_month <= 12) & (date.astype("datetime64[M]") == month)
+        spelled &= (hour < 24) & (minute < 60) & (second <= 60)
+        if spelled.sum() < 0.9 * given.sum():
+            continue
+        if (bad := np.flatnonzero(given & ~spelled)).size:
+            raise DataError(
+                f"{path}: timestamps are written as {shown}, and {len(bad):,} of them are no date, first "
+                f"{values[bad[0]]:.0f} in event {bad[0]:,}; repair them, or write seconds"
+            )
+        seconds = date.astype("datetime64[s]").astype(np.int64) + hour * 3600 + minute * 60 + second
+        note = f"timestamps such as {number[spelled][0]} are taken for dates written as {shown}"
+        return Clock(seconds if given.all() else np.where(given, seconds, np.nan), 1, note)
+    return None
 
 
 def _of_text(array: pa.Array, path: Path) -> pa.Array:

@@ -18,7 +18,7 @@ CANONICAL = r"^(0|-?[1-9][0-9]{0,17})$"
 
 
 def identifiers(array: pa.Array, where: Path | str) -> pa.Array:
-    """Ids as int64 or text, whatever width or encoding the file has; gaps stay gaps."""
+    """Ids as int64 or text, whatever width or encoding the file has; blank text is a gap too."""
     kind = array.type
     if pa.types.is_dictionary(kind):
         array = array.dictionary_decode()
@@ -29,7 +29,9 @@ def identifiers(array: pa.Array, where: Path | str) -> pa.Array:
         except pa.ArrowInvalid:  # unsigned numbers beyond, such as hashes
             return array.cast(pa.string())
     if is_text(kind):
-        return array.cast(pa.string())
+        text = array.cast(pa.string())
+        blank = pc.equal(pc.utf8_trim_whitespace(text), "")
+        return pc.if_else(blank, pa.scalar(None, pa.string()), text) if not _none(blank) else text
     if pa.types.is_floating(kind):
         array = pc.if_else(pc.is_nan(array), pa.scalar(None, kind), array)  # how some tools write a gap
         if _all(pc.and_(pc.equal(array, pc.trunc(array)), pc.is_finite(array))):
@@ -83,6 +85,10 @@ def as_numpy(ids: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
 def empty(array: pa.Array) -> NDArray[np.bool_]:
     """Which cells have no value."""
     return np.asarray(pc.is_null(array, nan_is_null=True))
+
+
+def _none(mask: pa.Array) -> bool:
+    return pc.any(mask).as_py() is not True
 
 
 def _all(mask: pa.Array) -> bool:

@@ -14,12 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from sidbench import delimited
 from sidbench.dataset import Embeddings, cached_rows, forget
 from sidbench.embed.text import WORDS, joined
 from sidbench.errors import DataError, UsageError
 from sidbench.files import tables
 from sidbench.files.columns import Columns, recognise
-from sidbench.files.ids import alike, as_numpy, empty, from_text, identifiers, repeats, rows_of
+from sidbench.files.ids import as_numpy, empty, from_text, identifiers, repeats
+from sidbench.files.join import rows_by_id
 from sidbench.files.survey import Survey, pieces, survey
 from sidbench.files.text import TableVectors, numbered
 from sidbench.vectors import Vectors, open_vectors
@@ -236,7 +238,7 @@ def open_items(
     }
     items = Items(ids, np.arange(len(ids)), None, policy, table, facts=facts)
     if beside is not None:
-        _join(items, open_vectors(beside, **_asked(beside, columns, dim, dtype)), beside, columns)
+        _join(items, open_vectors(beside, **asked_of(beside, columns, dim, dtype)), beside)
     elif not without_vectors:
         if inside is None and not wide:
             raise DataError(_no_vectors(path, items))
@@ -253,7 +255,7 @@ def _vectors_alone(
     """A file of vectors is the catalogue: its ids, or else the numbers of its rows."""
     if beside is not None:
         raise UsageError(f"{path.name} holds vectors itself; give --embeddings beside a table of items")
-    vectors = open_vectors(path, **_asked(path, columns, dim, dtype))
+    vectors = open_vectors(path, **asked_of(path, columns, dim, dtype))
     own = vectors.ids(0, vectors.rows)
     ids = pa.array(np.arange(vectors.rows)) if own is None else identifiers(tables.whole(own), path)
     facts: dict[str, Any] = {
@@ -271,11 +273,10 @@ def _vectors_alone(
     return items
 
 
-def _join(items: Items, vectors: Vectors, beside: Path, columns: Columns) -> None:
+def _join(items: Items, vectors: Vectors, beside: Path) -> None:
     """Vectors beside a table: by their ids where they have any, else row by row."""
     items.vectors, items.facts["embeddings"] = vectors, beside.name
-    own = vectors.ids(0, vectors.rows)
-    if own is None:
+    if not vectors.named:
         if vectors.rows != len(items.ids):
             raise DataError(
                 f"{items.facts['file']} has {len(items.ids):,} rows, {beside.name} has {vectors.rows:,}; "
@@ -288,29 +289,19 @@ def _join(items: Items, vectors: Vectors, beside: Path, columns: Columns) -> Non
                 "row i"
             )
         return
-    theirs = identifiers(tables.whole(own), beside)
-    theirs = from_text(theirs) if tables.is_text(items.ids.type) != tables.is_text(theirs.type) else theirs
-    if repeats(theirs).any():
-        raise DataError(
-            f"{beside}: {int(repeats(theirs).sum()):,} ids stand twice; every item has one vector"
-        )
-    items.row = rows_of(items.ids, theirs)
+    items.row = rows_by_id(items.ids, vectors, f"{beside}")
     items.facts["joined"] = "by id"
     over = vectors.rows - len(np.unique(items.row[items.row >= 0]))
     if over:
         items.notes.append(
             f"{over:,} of {vectors.rows:,} vectors in {beside.name} are of no item of the table"
         )
-    if (items.row < 0).all():
-        a, b = alike(items.ids, theirs)
-        raise DataError(
-            f"{beside}: no id is one of the table's; there they are such as {a[0].as_py()!r}, here "
-            f"{b[0].as_py()!r}; name the right column with --columns embeddings.item=COLUMN"
-        )
     items._drop(items.row >= 0, "have no vector", items.policy.unusable == "error")
 
 
-def _asked(path: Path, columns: Columns, dim: int | None, dtype: str | None) -> dict[str, Any]:
+def asked_of(
+    path: Path, columns: Columns, dim: int | None = None, dtype: str | None = None
+) -> dict[str, Any]:
     """What to ask a file of vectors for: only a table has columns to be recognised."""
     asked: dict[str, Any] = {"dim": dim, "dtype": dtype}
     if tables.is_table(path) and tables.kind_of(path) not in (".npz", ".npy") and not path.is_dir():
@@ -364,7 +355,7 @@ def _spells_numbers(path: Path, name: str) -> bool:
             return False
         if len(cells):
             words = tables.split_text(cells[:1])[0].as_py()
-            return bool(words) and all(tables.NUMBER.fullmatch(w) for w in words)
+            return bool(words) and all(delimited.NUMBER.fullmatch(w) for w in words)
     return False
 
 

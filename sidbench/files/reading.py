@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from sidbench.dataset import Corpus
-from sidbench.embed import learned_beside, vectors_for
-from sidbench.errors import DataError, UsageError
+from sidbench.embed import learned_as, learned_beside, vectors_for
+from sidbench.errors import DataError
 from sidbench.files import tables
 from sidbench.files.columns import Columns
 from sidbench.files.events import FEWEST, Events, read_events
@@ -97,15 +97,10 @@ class Sources:
                 f"vectors are made by {self.embedding} of {', '.join(items.facts['words']) or 'sequences'}"
             ]
             made += about.get("notes", [])
-            learned_under = about.get("learned_under", "")
+            learned = learned_as(about)
         else:
             embeddings = items.load()
-            learned_under = learned_beside(items.vectors.path)
-        if learned_under and self.embedding != "collaborative" and self.ties != "file":
-            raise UsageError(
-                f"the vectors of {items.facts['file']} were learned from sequences in which equal times keep "
-                f"the order of the file; under ties = {self.ties!r} they would know what is tested"
-            )
+            learned = learned_beside(items.vectors.path)
         said = [columns_said(items.facts), columns_said(events.facts)] if say_columns else []
         titles, categories = items.titles, items.categories
         return Corpus(
@@ -117,7 +112,8 @@ class Sources:
             titles=titles,
             categories=categories,
             times=times,
-            learned_under=learned_under,
+            learned_under=learned.under,
+            learned_from=learned.digests,
             notes=(*said, *items.notes, *made, *events.notes, *notes),
         )
 

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
-import re
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.feather
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from sidbench import delimited
 from sidbench.errors import DataError, UsageError, nearest
 from sidbench.formats.safe import read_json, read_npy, read_npz
 
-#: Bytes of text that are parsed at a time.
+#: Bytes of JSON lines that are parsed at a time.
 BLOCK = 16 << 20
 KINDS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".feather", ".arrow", ".npz", ".npy")
 #: What a table may be packed with, after its own ending.
 PACKED = ".gz"
-NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+|nan|inf)\s*", re.IGNORECASE)
 
 
 def kind_of(path: Path) -> str:
@@ -97,9 +96,10 @@ def _guarded(path: Path, do: Callable[[], Any]) -> Any:
         raise DataError(f"{path} is missing; check the path") from None
     except (OSError, EOFError, OverflowError, UnicodeDecodeError, pa.ArrowException) as e:
         kind = kind_of(path).lstrip(".") or "table"
-        why = (str(e).splitlines() or [type(e).__name__])[0]
-        how = " as UTF-8" if isinstance(e, UnicodeDecodeError) or "UTF8" in why else ""
-        raise DataError(f"{path} cannot be read as {kind} ({why}); write it again{how}") from None
+        how = " as UTF-8" if isinstance(e, UnicodeDecodeError) or "UTF8" in str(e) else ""
+        raise DataError(
+            f"{path} cannot be read as {kind} ({delimited.why(e)}); write it again{how}"
+        ) from None
 
 
 def _schema(path: Path) -> pa.Schema:
@@ -109,7 +109,8 @@ def _schema(path: Path) -> pa.Schema:
     if kind == ".parquet":
         return pq.read_schema(path)
     if kind in (".csv", ".tsv"):
-        return pa.schema([(name, pa.string()) for name in _head(path).names])
+        with _opened(path) as stream:
+            return pa.schema([(name, pa.string()) for name in _layout(path, stream).names])
     # Lines of JSON may name a column late: all pieces are seen.
     return pa.unify_schemas([b.schema for b in _batches(path, None, 1 << 30)], promote_options="permissive")
 
@@ -140,51 +141,18 @@ def _batches(path: Path, columns: list[str] | None, rows: int) -> Iterator[pa.Re
         )
 
 
-@dataclass(frozen=True)
-class _Head:
-    """The columns of a text file, what stands between them, and whether its first line names them."""
-
-    names: list[str]
-    between: str
-    named: bool
-    #: Whether quotes enclose cells. Between tabs they are letters (`12" pipe`, or a title that begins with
-    #: one and would swallow rows), unless the first line is quoted too.
-    quoted: bool
-
-
-def _head(path: Path) -> _Head:
-    with _opened(path) as file:
-        line = file.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n")
-    if not line:
-        raise pa.ArrowInvalid("the first line is empty")
-    between = "\t" if kind_of(path) == ".tsv" else max(",;\t|", key=line.count)
-    cells = [c.strip().strip('"') for c in line.split(between)]
-    bare = all(NUMBER.fullmatch(c) for c in cells)
-    names = [f"f{i}" for i in range(len(cells))] if bare else cells
-    return _Head(names, between, not bare, between != "\t" or line.startswith('"'))
-
-
 def _text(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
-    head = _head(path)
-    wanted = head.names if columns is None else columns
-    reader = pyarrow.csv.open_csv(
-        path,
-        read_options=pyarrow.csv.ReadOptions(
-            use_threads=False, block_size=BLOCK, column_names=head.names, skip_rows=1 if head.named else 0
-        ),
-        parse_options=pyarrow.csv.ParseOptions(
-            delimiter=head.between, quote_char='"' if head.quoted else False, newlines_in_values=head.quoted
-        ),
-        convert_options=pyarrow.csv.ConvertOptions(
-            # As text: 007 is an id, and so is NA; only an empty cell is empty.
-            column_types=dict.fromkeys(wanted, pa.string()),
-            include_columns=wanted,
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-            null_values=[""],
-        ),
-    )
-    yield from reader
+    with _opened(path) as stream:
+        layout = _layout(path, stream)
+        yield from delimited.rows(stream, layout, layout.names if columns is None else columns)
+
+
+def _layout(path: Path, stream: IO[bytes]) -> delimited.Layout:
+    """The columns of a text file; the stream is left where its rows begin."""
+    layout = delimited.head(stream, "\t" if kind_of(path) == ".tsv" else "")
+    if not layout.named:
+        stream.seek(0)
+    return layout
 
 
 def _json_lines(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
@@ -195,6 +163,7 @@ def _json_lines(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatc
             explicit_schema=pa.schema([schema.field(c) for c in columns]), unexpected_field_behavior="ignore"
         )
     with _opened(path) as file:
+        _skip_bom(file)
         while lines := file.readlines(BLOCK):
             options = pyarrow.json.ReadOptions(use_threads=False, block_size=max(map(len, lines)) + BLOCK)
             yield from pyarrow.json.read_json(io.BytesIO(b"".join(lines)), options, parse).to_batches()
@@ -202,11 +171,10 @@ def _json_lines(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatc
 
 def _json(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
     """A list of objects, or one object with a list for every user."""
-    try:
-        held = read_json(path)
-    except DataError:  # lines of JSON under a shorter name
+    if _is_lines(path):
         yield from _json_lines(path, columns)
         return
+    held = read_json(path)
     if isinstance(held, dict) and all(isinstance(v, list) for v in held.values()):
         yield pa.record_batch({"user": list(held), "items": list(held.values())})
     elif isinstance(held, list) and all(isinstance(v, dict) for v in held):
@@ -214,6 +182,25 @@ def _json(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
         yield pa.record_batch({key: pa.array([row.get(key) for row in held]) for key in every})
     else:
         raise pa.ArrowInvalid("expected a list of objects, or an object with a list of items for every user")
+
+
+def _is_lines(path: Path) -> bool:
+    """Whether lines of JSON stand under a shorter name: the first is a whole object, and others follow."""
+    with _opened(path) as file:
+        _skip_bom(file)
+        first = file.readline(BLOCK).strip()
+        if not (first.startswith(b"{") and first.endswith(b"}") and file.readline(BLOCK).strip()):
+            return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except ValueError:
+        return False
+
+
+def _skip_bom(file: IO[bytes]) -> None:
+    """Go past the mark with which some tools begin a text."""
+    if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+        file.seek(0)
 
 
 def _arrays(path: Path) -> Iterator[pa.RecordBatch]:

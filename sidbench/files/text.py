@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sidbench import delimited
 from sidbench.errors import DataError, UsageError
 from sidbench.files import tables
 from sidbench.files.columns import recognise
@@ -103,7 +104,7 @@ class TableVectors(Streamed):
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or isinstance(value, int | float) or bool(tables.NUMBER.fullmatch(str(value)))
+    return value is None or isinstance(value, int | float) or bool(delimited.NUMBER.fullmatch(str(value)))
 
 
 def open_text(path: Path, asked: Asked) -> Vectors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidbench.dataset import Dataset, Embeddings, Sequences, check_embeddings
-from sidbench.embed import learned_beside, vectors_for
+from sidbench.embed import Learned, learned_as, learned_beside, vectors_for
 from sidbench.errors import DataError, UsageError
 from sidbench.formats import safe
 
@@ -24,11 +24,11 @@ IN_MEMORY = 1 << 30
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Row i for item i, what people should know of it, and the protocol it was learned under, if any."""
+    """Row i for item i, what people should know of it, and what it was learned from beside content."""
 
     x: Embeddings
     notes: tuple[str, ...] = ()
-    learned_under: str = ""
+    learned: Learned = field(default_factory=Learned)
 
 
 class PeerFolder(Dataset):
@@ -105,7 +105,8 @@ class PeerFolder(Dataset):
             "sequences (collaborative), and say nothing of content",
         }
         notes = (*((made[found],) if source == "auto" else ()), *facts.get("notes", ()))
-        return Found(x, notes, under if facts.get("learned_under") else "")
+        known = learned_as(facts)
+        return Found(x, notes, Learned(under, known.digests) if known.under else known)
 
 
 class NamedFolder(PeerFolder):

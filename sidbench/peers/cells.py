@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
+from sidbench import delimited
 from sidbench.dataset import Sequences
 from sidbench.errors import DataError, UsageError, nearest
 
@@ -19,46 +18,31 @@ LITERAL = r"""(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")"""
 #: A Python list of numbers, or of text, and nothing else.
 NUMBERS = r"^\s*\[\s*(?:[0-9]+\s*(?:,\s*[0-9]+\s*)*,?)?\s*\]\s*$"
 TEXTS = rf"^\s*\[\s*(?:{LITERAL}\s*(?:,\s*{LITERAL}\s*)*,?)?\s*\]\s*$"
-#: The longest cell and block of rows that are read.
-BLOCK = 1 << 26
 SHOWN = 60
 TYPES = ("token", "token_seq", "float", "float_seq")
 
 
-def read_table(path: Path, separator: str = ",") -> pa.Table:
-    """Every column of a table of text, as text; quotes are those of CSV, and of nothing in a TSV."""
+def read_table(path: Path, between: str = ",") -> pa.Table:
+    """Every column of a table of text, as text; a first line must name them."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            head = file.readline(BLOCK)
-        if not head.strip():
-            raise DataError(f"{path.name} is empty; expected a header and rows below it")
-        names = next(csv.reader([head])) if separator == "," else head.rstrip("\r\n").split(separator)
-        if len(set(names)) < len(names):
-            raise DataError(f"{path.name} names a column twice: {', '.join(names)}")
-        table = pacsv.read_csv(
-            path,
-            read_options=pacsv.ReadOptions(block_size=BLOCK, use_threads=False),
-            parse_options=pacsv.ParseOptions(
-                delimiter=separator,
-                quote_char='"' if separator == "," else False,
-                newlines_in_values=separator == ",",
-            ),
-            convert_options=pacsv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-            ),
-        )
+        with path.open("rb") as stream:
+            layout = delimited.head(stream, between)
+            if len(set(layout.names)) < len(layout.names):
+                raise DataError(f"{path.name} names a column twice: {', '.join(layout.names)}")
+            if not layout.named:
+                raise DataError(f"{path.name} begins with numbers; expected a header that names the columns")
+            found = list(delimited.rows(stream, layout, layout.names, gaps=False))
     except FileNotFoundError:
         raise UsageError(f"there is no file {path}") from None
     except UnicodeDecodeError as e:
         raise DataError(f"{path.name} is not text in UTF-8 ({e.reason} at byte {e.start})") from None
-    except (OSError, pa.ArrowException, csv.Error) as e:
-        said = str(e).splitlines()[0][:200]
+    except (OSError, pa.ArrowException) as e:
         raise DataError(
-            f"{path.name} cannot be read as a table ({said}); is it cut off? Get the file again"
+            f"{path.name} cannot be read as a table ({delimited.why(e)}); is it cut off? Get the file again"
         ) from None
-    if not len(table):
+    if not sum(map(len, found)):
         raise DataError(f"{path.name} has a header and no rows")
-    return table.combine_chunks()
+    return pa.Table.from_batches(found).combine_chunks()
 
 
 def column(table: pa.Table, name: str, path: Path) -> pa.Array:
@@ -83,6 +67,12 @@ def integer_lists(cells: pa.Array, name: str, path: Path) -> Sequences:
     require(cells, pc.match_substring_regex(cells, NUMBERS), name, path, "a list of numbers")
     plain = pc.replace_substring_regex(cells, r"[\[\]\s]|,\s*\]", "")
     return split_numbers(plain, ",", name, path)
+
+
+def filled(cells: pa.Array, name: str, path: Path) -> pa.Array:
+    """The cells, if there is something in each."""
+    require(cells, pc.not_equal(pc.utf8_trim_whitespace(cells), ""), name, path, "a value in every row")
+    return cells
 
 
 def split_numbers(cells: pa.Array, separator: str, name: str, path: Path) -> Sequences:
