@@ -371,9 +371,13 @@ def export(
         str, typer.Option(help="Whether a file's last code is a suffix: none, 0 or 1 that it counts from.")
     ] = "auto",
     results: Annotated[str, typer.Option(help="Folder of records and artifacts.")] = "results",
+    redo: Annotated[bool, typer.Option("--redo", help="Write over what is there, whose it may be.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write SIDs as another system reads them, and a manifest that says base, orientation and suffix."""
+    """Write SIDs as another system reads them, and a manifest that says base, orientation and suffix.
+
+    An earlier export of the same name is replaced; anything else that is there only with --redo.
+    """
     from sidbench.commands.export import export as execute
     from sidbench.format import how
 
@@ -387,6 +391,7 @@ def export(
             how=how(from_, from_base, from_orientation, from_suffix, "--from-{} {}"),
             sets=[*(set_ or []), *given],
             dataset=dataset,
+            redo=redo,
             as_json=as_json,
         )
     )
@@ -462,7 +467,8 @@ def ensure(
     """Fit and write SIDs only where they are missing or stale; otherwise return at once.
 
     Stale is what was made from other vectors, parameters or code, as the manifest beside says. An error
-    leaves the SIDs that were there, and never any others.
+    leaves the SIDs that were there, and never any others. A file that ensure did not make stays, and is
+    told: only --redo replaces it.
     """
     from sidbench.commands.ensure import ensure as execute
 

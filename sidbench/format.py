@@ -74,6 +74,8 @@ class Found:
     #: True where the file itself sets rows apart as items (a key for each, or a letter for each level);
     #: a bare matrix does not.
     rows_are_items: bool = True
+    #: Codes that each level has, where the file says so.
+    sizes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sidbench import registry
 from sidbench.dataset import Corpus
 from sidbench.errors import DataError, UsageError
+from sidbench.formats import manifest
 from sidbench.plugin import configure
 from sidbench.resolver import Resolver
 from sidbench.sids import Codes, SIDs
@@ -45,6 +46,8 @@ class Handle:
     @cached_property
     def sids(self) -> SIDs:
         """Every item's SID with its id: `sids.codes[i]` is that of `sids.item_ids[i]`."""
+        if self._sids is None:
+            manifest.check(self.folder, "sids.parquet")
         return self._sids if self._sids is not None else SIDs.load(self.folder)
 
     @cached_property
@@ -56,6 +59,7 @@ class Handle:
     def tokenizer(self) -> Tokenizer:
         """The fitted tokenizer."""
         if "tokenizer" not in self._held:
+            manifest.check(self.folder, "tokenizer.json", "tokenizer.safetensors")
             self._held["tokenizer"] = registry.load_tokenizer(self.folder, self.device)
         found: Tokenizer = self._held["tokenizer"]
         return found
@@ -82,7 +86,13 @@ class Handle:
     def extended(self, x: Any, item_ids: Any) -> Handle:
         """The same run with new items after the old ones, whose SIDs stay; the resolver keeps them apart."""
         resolver = self.resolver
-        x, ids = as_embeddings(x, "extended"), self._like(np.asarray(item_ids))
+        x, given = as_embeddings(x, "extended"), np.asarray(item_ids)
+        ids, unlike = self._like(given)
+        if unlike.any():
+            raise DataError(
+                f"the new item id {given[unlike][:1].tolist()[0]!r} is no whole number, and this run's ids "
+                f"are, such as {self.sids.item_ids[0]}; give new items such ids too"
+            )
         if len(ids) != len(x):
             raise UsageError(f"{len(ids):,} item ids for {len(x):,} vectors; every item needs both")
         if len(np.unique(ids)) < len(ids):
@@ -104,13 +114,14 @@ class Handle:
 
     def rows_of(self, items: Any) -> NDArray[np.int64]:
         """Where items stand in `sids`, by their ids."""
-        wanted, (ids, order) = self._like(np.asarray(items).reshape(-1)), self._by_id
+        asked, (ids, order) = np.asarray(items).reshape(-1), self._by_id
+        wanted, unlike = self._like(asked)
         at = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-        missing = np.flatnonzero(ids[at] != wanted)
+        missing = np.flatnonzero((ids[at] != wanted) | unlike)
         if len(missing):
             raise DataError(
-                f"{len(missing):,} of {len(wanted):,} items have no SID in this run, first "
-                f"{wanted[missing[0]].item()!r}; its ids are such as {self.sids.item_ids[0].item()!r}"
+                f"{len(missing):,} of {len(asked):,} items have no SID in this run, first "
+                f"{asked[missing[:1]].tolist()[0]!r}; its ids are such as {self.sids.item_ids[0].item()!r}"
             )
         return order[at]
 
@@ -171,17 +182,16 @@ class Handle:
             columns["title"] = pa.array(self.titles)
         return as_hf(pa.table(columns))
 
-    def _like(self, ids: Ids) -> Ids:
-        """Ids of the kind that this run has: numbers, or text."""
-        own = self.sids.item_ids.dtype.kind
-        if own == "U" or ids.dtype.kind in "iu":
-            return ids.astype(np.str_) if own == "U" else ids.astype(np.int64)
-        try:
-            return ids.astype(np.str_).astype(np.int64)
-        except ValueError:
-            raise DataError(
-                f"item ids are {ids.dtype}; this run's are whole numbers such as {self.sids.item_ids[0]}"
-            ) from None
+    def _like(self, ids: Ids) -> tuple[Ids, NDArray[np.bool_]]:
+        """Ids of the kind that this run has, numbers or text, and which of them cannot be."""
+        text = np.char.decode(ids, "utf-8", "replace") if ids.dtype.kind == "S" else ids.astype(np.str_)
+        if self.sids.item_ids.dtype.kind == "U":
+            return text, np.zeros(ids.shape, np.bool_)
+        if ids.dtype.kind == "i":
+            return ids.astype(np.int64), np.zeros(ids.shape, np.bool_)
+        digits = np.char.isdecimal(text) & (np.char.str_len(text) < 19)
+        numbers = np.where(digits, text, "0").astype(np.int64)
+        return numbers, np.not_equal(numbers.astype(np.str_), text)
 
     @cached_property
     def _by_id(self) -> tuple[Ids, NDArray[np.int64]]:

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 TAAC, M1R, RVR = "the TAAC pipeline", "MiniOneRec", "RQ-VAE-Recommender"
 
 
+#: Where all of them stand.
+TABLE = "; docs/formats.md has all such names"
+
+
 @dataclass(frozen=True)
 class Origin:
     """One parameter of another system: what it is there, and what it is called here, if anything."""
@@ -132,4 +136,4 @@ def advice(name: str, key: str, known: Iterable[str]) -> str:
         else:
             answer = "here no parameter"
         said.append(f"in {o.system} that is {o.meaning}, {answer}" + (f" ({o.note})" if o.note else ""))
-    return "; ".join(said)
+    return "; ".join(said) + TABLE if said else ""

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 import sidbench
-from sidbench import registry
+from sidbench import provenance, registry
 from sidbench.catalogue.ensure import Ensured, ensure
 from sidbench.errors import DataError, SidbenchError, StorageError, UsageError
+from sidbench.format import Export
 from sidbench.formats import reading
+from sidbench.sids import SIDs
 
 X = np.random.default_rng(0).standard_normal((400, 6)).astype(np.float32)
 SMALL = {"levels": 4, "codebook_size": 16, "iters": 2}
@@ -64,7 +66,7 @@ def test_what_is_fresh_is_left_alone_at_once(place: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ["rows", "method", "params", "seed", "sample", "resolver", "gone", "torn", "manifest", "hollow", "redo"],
+    ["rows", "method", "params", "seed", "sample", "resolver", "gone", "torn", "redo"],
 )
 def test_what_is_stale_is_made_again(place: Path, change: str) -> None:
     make(place)
@@ -86,17 +88,108 @@ def test_what_is_stale_is_made_again(place: Path, change: str) -> None:
         place.unlink()
     elif change == "torn":
         place.write_text("{")
-    elif change == "manifest":
-        place.with_name(f"{place.name}.manifest.json").unlink()
-    elif change == "hollow":
-        place.with_name(f"{place.name}.manifest.json").write_text('{"kind": "ensure", "stamps": {}}')
     else:
         how = {"redo": True}
     done = make(place, **how)
     assert done.written
-    assert (place.read_bytes() == before) == (change in ("gone", "torn", "manifest", "hollow", "redo"))
+    assert (place.read_bytes() == before) == (change in ("gone", "torn", "redo"))
     assert len(json.loads(place.read_text())) == 400
     assert not make(place, **{k: v for k, v in how.items() if k != "redo"}).written
+
+
+@pytest.mark.parametrize("manifest", ["", "{", '{"kind": "ensure", "stamps": {}}', "an export's"])
+def test_a_file_that_ensure_did_not_make_is_nobodys_to_lose(place: Path, manifest: str) -> None:
+    place.write_text('{"0": [1, 2, 3, 4], "note": "by hand"}')
+    beside = place.with_name(f"{place.name}.manifest.json")
+    if manifest == "an export's":
+        sids = SIDs(np.zeros((2, 4), np.int32), (1,) * 4, np.arange(2))
+        reading.write(reading.find("taac", "write")(), Export(sids, 4), place, redo=True)
+    elif manifest:
+        beside.write_text(manifest)
+    before = state(place.parent)
+    with pytest.raises(UsageError, match=r"nothing beside it says that ensure made it.*--redo"):
+        make(place)
+    assert state(place.parent) == before
+    assert make(place, redo=True).written
+    assert not make(place).written
+
+
+def test_what_was_changed_by_hand_is_kept_beside_what_is_made_again(place: Path) -> None:
+    make(place)
+    whole = place.read_bytes()
+    for n in ("", "1"):
+        place.write_text(f"by hand {n}")
+        done = make(place)
+        assert f"kept as {place.name}.changed{n}" in done.why
+        assert place.read_bytes() == whole
+        assert place.with_name(f"{place.name}.changed{n}").read_text() == f"by hand {n}"
+    assert not make(place).written
+
+
+def test_a_process_that_ends_before_its_manifest_leaves_a_file_of_ours(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "modules_behind", killed)
+        with pytest.raises(Killed):
+            make(place)
+    assert place.exists()
+    assert not place.with_name(f"{place.name}.manifest.json").exists()
+    assert make(place).written
+    assert sorted(p.name for p in place.parent.iterdir()) == [
+        "semantic_id_dict.json",
+        "semantic_id_dict.json.manifest.json",
+        "x.npy",
+    ]
+
+
+def test_a_file_among_the_parameters_counts_by_what_it_holds(place: Path) -> None:
+    books = place.with_name("books.npz")
+    held = {f"codebook_{n}": X[16 * n : 16 * (n + 1)] for n in range(4)}
+    np.savez(books, **held)  # type: ignore[arg-type]
+    how: dict[str, Any] = {
+        "method": "rq-kmeans-plus",
+        "params": {"levels": 4, "codebook_size": 16, "epochs": 0, "codebooks": str(books)},
+    }
+    assert make(place, **how).written
+    before = place.read_bytes()
+    assert not make(place, **how).written
+    moved = place.with_name("moved.npz")
+    books.rename(moved)
+    how["params"] = {**how["params"], "codebooks": str(moved)}
+    assert not make(place, **how).written  # the same numbers under another name
+    at = moved.stat()
+    np.savez(moved, **{k: v[::-1] for k, v in held.items()})  # type: ignore[arg-type]
+    os.utime(moved, ns=(at.st_atime_ns, at.st_mtime_ns))
+    assert make(place, **how).written
+    assert place.read_bytes() != before
+
+
+@pytest.mark.parametrize("name", ["merged_predictions_tensor.pt", "sids.npy"])
+def test_ids_that_a_matrix_cannot_hold_lie_beside_it(place: Path, name: str) -> None:
+    out, ids = place.with_name(name), place.with_name("ids.json")
+    ids.write_text(json.dumps([f"i{n}" for n in range(400)]))
+    make(out, ids=str(ids), resolver="suffix")
+    table = reading.read(out, "test")
+    assert table.ids == [f"i{n}" for n in range(400)]
+    codes = registry.find("tokenizer", "rq-kmeans")(**SMALL).fit_encode(X)
+    assert table.codes[:, :4].tolist() == codes.tolist()
+    assert not make(out, ids=str(ids), resolver="suffix").written
+    out.with_name(f"{name}.ids.parquet").unlink()
+    done = make(out, ids=str(ids), resolver="suffix")
+    assert "ids.parquet is missing" in done.why
+
+
+def test_a_folder_is_no_file_of_sids(place: Path) -> None:
+    place.mkdir()
+    with pytest.raises(UsageError, match="is a folder; name the file"):
+        make(place)
 
 
 def test_a_change_that_keeps_size_and_time_is_seen(place: Path) -> None:

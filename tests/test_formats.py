@@ -24,7 +24,9 @@ N, SIZES = 40, (64, 64, 64, 50)
 CODES = np.random.default_rng(0).integers(0, 50, (N, 4)).astype(np.int32)
 CODES[0, 0] = 0
 KNOWN: dict[str, Any] = reading.known()
-BOTH = sorted(n for n, c in KNOWN.items() if c.supports("read") and c.supports("write"))
+BOTH = sorted(
+    n for n, c in KNOWN.items() if c.supports("read") and c.supports("write") and not c.needs_corpus
+)
 IDS: dict[str, Any] = {
     "numbers": np.random.default_rng(1).permutation(N),
     "text": np.array([f'B{i:03d}é"\\' for i in range(N)]),
@@ -228,22 +230,6 @@ def refused(name: str, path: Path, *said: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("name", BOTH)
-def test_bytes_that_are_lost_or_never_were(tmp_path: Path, name: str) -> None:
-    form = KNOWN[name]
-    path = place(tmp_path, form)
-    put(name, path, list(range(N)), CODES.tolist())
-    whole = path.read_bytes()
-    cut = whole[: len(whole) // 2 + 1]
-    cut = whole[: whole.rindex(b"\t") + 1] if name == "recbole" else cut
-    for held in (cut, b"", b"\x00\x01garbage\xff" * 9, b"\xff\xfe{"):
-        path.write_bytes(held)
-        refused(name, path)
-    path.unlink()
-    with pytest.raises(UsageError, match="there is no file"):
-        reading.read(path, "test", How(name))
-
-
 def bad_rows(kind: str) -> list[Any]:
     """The codes with row 7 damaged."""
     rows: list[Any] = CODES.tolist()
@@ -263,32 +249,62 @@ def bad_rows(kind: str) -> list[Any]:
 MATRIX = ("npz", "npy", "grid", "liger")
 
 
-@pytest.mark.parametrize("kind", ["negative", "huge", "vast", "nan", "word", "none", "long"])
-@pytest.mark.parametrize("name", BOTH)
-def test_a_damaged_row_is_named(tmp_path: Path, name: str, kind: str) -> None:
-    if name in ("parquet", "openonerec") and kind == "word":
-        kind = "null"
-    if name in MATRIX and kind in ("word", "none", "long"):
-        pytest.skip("a matrix has no such row: see test_arrays_that_are_no_codes")
-    path = place(tmp_path, KNOWN[name])
-    put(name, path, list(range(N)), bad_rows(kind))
-    refused(name, path, "column 7" if (name, kind) == ("grid", "nan") else "row 7")
+def ways(name: str) -> dict[str, tuple[Callable[[Path], object], str]]:
+    """Ten ways and more to damage such a file, and what an error must say of the place."""
+    whole, matrix = list(range(N)), name in MATRIX
+
+    def changed(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+        def damage(path: Path) -> None:
+            put(name, path, whole, CODES.tolist())
+            path.write_bytes(change(path.read_bytes()))
+
+        return damage
+
+    def stated(rows: int = N, **says: Any) -> Callable[[Path], object]:
+        def damage(path: Path) -> None:
+            put(name, path, whole[:rows], CODES[:rows].tolist())
+            said = manifest.text(format=name, base=0, **says) if says else "{"
+            manifest.beside(path).write_text(said)
+
+        return damage
+
+    def with_ids(ids: list[Any]) -> Callable[[Path], object]:
+        return lambda path: put(name, path, ids, CODES.tolist())
+
+    def with_row(kind: str) -> Callable[[Path], object]:
+        return lambda path: put(name, path, whole, bad_rows(kind))
+
+    half = (lambda b: b[: b.rindex(b"\t") + 1]) if name == "recbole" else (lambda b: b[: len(b) // 2 + 1])
+    found = {
+        "cut in the middle": (changed(half), ""),
+        "empty": (changed(lambda b: b""), ""),
+        "garbage": (changed(lambda b: b"\x00\x01garbage\xff" * 9), ""),
+        "another encoding": (changed(lambda b: b"\xff\xfe{"), ""),
+        "a folder": (Path.mkdir, ""),
+        "of another manifest": (stated(sha256="0" * 64), "is not the file that"),
+        "beside a torn manifest": (stated(), "remove the manifest"),
+        "an item lost": (stated(N - 1, items=N), "39 items where 40 are stated beside it: row 39"),
+    }
+    for kind in ("negative", "huge", "vast", "nan"):
+        found[kind] = (with_row(kind), "column 7" if (name, kind) == ("grid", "nan") else "row 7")
+    for kind in () if matrix else ("word", "none", "long"):
+        odd = "null" if name in ("parquet", "openonerec") and kind == "word" else kind
+        found[kind] = (with_row(odd), "row 7")
+    if not KNOWN[name].by_row:
+        text = list(map(str, whole))
+        twice = "several SIDs for the same item: 3, the second in row 7"
+        found["an item twice"] = (with_ids([3 if i == 7 else i for i in whole]), twice)
+        found["an item without a name"] = (with_ids([*text[:7], " ", *text[8:]]), "row 7 has the id ' '")
+    arrays: dict[str, Any] = {
+        "flat": CODES[0], "in a box": CODES[None], "flags": CODES.astype(bool), "fractions": CODES + 0.5,
+        "no columns": CODES[:, :0],
+    }  # fmt: skip
+    for kind, held in arrays.items() if matrix else ():
+        found[kind] = (lambda path, held=held: put_array(name, path, held), "")  # type: ignore[misc]
+    return found
 
 
-@pytest.mark.parametrize("name", [n for n in BOTH if not KNOWN[n].by_row])
-def test_an_item_that_stands_twice_or_not_at_all(tmp_path: Path, name: str) -> None:
-    path = place(tmp_path, KNOWN[name])
-    put(name, path, [3 if i == 7 else i for i in range(N)], CODES.tolist())
-    refused(name, path, "several SIDs for the same item: 3", "row 7")
-    put(name, path, list(range(N - 1)), CODES[:-1].tolist())
-    manifest.beside(path).write_text(manifest.text(format=name, base=0, items=N))
-    refused(name, path, "39 items where 40 are stated", "row 39")
-
-
-@pytest.mark.parametrize("name", MATRIX)
-@pytest.mark.parametrize("held", [CODES[0], CODES[None], CODES.astype(bool), CODES + 0.5, CODES[:, :0]])
-def test_arrays_that_are_no_codes(tmp_path: Path, name: str, held: Any) -> None:
-    path = place(tmp_path, KNOWN[name])
+def put_array(name: str, path: Path, held: Any) -> None:
     if name == "grid":
         torch.save(torch.from_numpy(held.copy()), path)
     elif name == "npz":
@@ -297,7 +313,23 @@ def test_arrays_that_are_no_codes(tmp_path: Path, name: str, held: Any) -> None:
         np.save(path, held)
     else:
         path.write_bytes(pickle.dumps(held))
-    refused(name, path)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_file_of_each_kind_damaged_in_ten_ways(tmp_path: Path, name: str) -> None:
+    """Every error names the file, the row where one is damaged, and what to do."""
+    assert len(ways(name)) >= 10
+    for number, (damage, said) in enumerate(ways(name).values()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        damage(place(folder, KNOWN[name]))
+        refused(name, place(folder, KNOWN[name]), said)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    for name in BOTH:
+        with pytest.raises(UsageError, match="there is no file"):
+            reading.read(tmp_path / "x", "test", How(name))
 
 
 @pytest.mark.parametrize("name", ["json", "lc-rec", "taac", "hf-tokens"])
@@ -335,8 +367,9 @@ def test_recbole_lines(tmp_path: Path) -> None:
     ):
         path.write_text(text)
         refused("recbole", path, said)
+    odd = export(items=np.array([f"a\t{i}" for i in range(N)]))
     with pytest.raises(UsageError, match="takes no tab"):
-        reading.write(KNOWN["recbole"](), export(items=np.array([f"a\t{i}" for i in range(N)])), path)
+        reading.write(KNOWN["recbole"](), odd, path, redo=True)
 
 
 def test_rows_of_liger_are_items_from_1(tmp_path: Path) -> None:
@@ -464,3 +497,94 @@ def test_a_zip_that_is_no_npz(tmp_path: Path) -> None:
     refused("npz", path, "has the arrays other")
     np.savez(path, codes=CODES, item_id=np.arange(3))
     refused("npz", path, "3 ids for 40 rows")
+
+
+def test_a_mark_of_byte_order_is_no_damage(tmp_path: Path) -> None:
+    for name in ("json", "minionerec", "taac", "hf-tokens", "recbole"):
+        path = place(tmp_path, KNOWN[name])
+        put(name, path, list(range(N)), CODES.tolist())
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        assert reading.read(path, "test", How(name)).codes.tolist() == CODES.tolist()
+
+
+def test_torn_json_names_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    whole = json.dumps({f"item {i}": row for i, row in enumerate(CODES.tolist())})
+    at = whole.index('"item 9"') + 12
+    path.write_text(whole[:at])
+    refused("json", path, f"char {at}", "after the name 'item 9', where the file ends: it is torn")
+    path.write_text(whole[:at] + "?" + whole[at:])
+    text = refused("json", path, "line 1 column", "after the name 'item 9'")
+    assert "torn" not in text
+
+
+def test_an_archive_keeps_the_sizes_of_its_levels(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    reading.write(KNOWN["npz"](), export(), path)
+    manifest.beside(path).unlink()
+    assert reading.read(path, "test").sizes == SIZES
+    for sizes, said in (((64, 64), "of 4 levels"), ((9, 9, 9, 9), "it states sizes 9, 9, 9, 9")):
+        np.savez(path, codes=CODES, item_id=np.arange(N), sizes=np.array(sizes))
+        refused("npz", path, said)
+
+
+def test_parts_that_a_pickle_shares_do_not_grow_without_end(tmp_path: Path) -> None:
+    """A few kilobytes that stand for gigabytes: lists of one list, rows of one row."""
+    path = tmp_path / "merged_predictions.pkl"
+    deep: Any = [1] * 16
+    for _ in range(12):
+        deep = [deep] * 16
+    for codes in ([1] * 100_000, deep):
+        path.write_bytes(pickle.dumps([{"item_id": i, "cluster_ids": codes} for i in range(9_000)]))
+        assert path.stat().st_size < 1 << 20
+        refused("grid-pickle", path, "row 0")
+    path.write_bytes(pickle.dumps([{"item_id": 10**6000, "cluster_ids": [1]}], protocol=4))
+    refused("grid-pickle", path, "row 0 has an item_id")
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "complex64", "meta", "huge"])
+def test_tensors_that_are_no_codes(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.pt"
+    if kind == "meta":
+        torch.save(torch.zeros(4, N, dtype=torch.int64, device="meta"), path)
+    elif kind == "huge":
+        torch.save(torch.full((4, N), 1e300, dtype=torch.float64), path)
+    else:
+        torch.save(torch.zeros(4, N, dtype=getattr(torch, kind)), path)
+    refused("grid", path)
+
+
+@pytest.mark.parametrize(
+    "says", ['{"schema": "x"}', '{"format": []}', '{"items": "many"}', '{"ids": 3}', '{"sizes": 3}', "[1]"]
+)
+def test_a_manifest_of_odd_values_is_refused(tmp_path: Path, says: str) -> None:
+    path = tmp_path / "x.json"
+    put("json", path, list(range(N)), CODES.tolist())
+    manifest.beside(path).write_text(says)
+    refused("json", path, "manifest")
+    if says != "[1]":
+        SIDs(CODES, SIZES, np.arange(N)).save(tmp_path)
+        (tmp_path / "manifest.json").write_text(says.replace("items", "tokenizer_levels"))
+        with pytest.raises(DataError, match="remove the manifest"):
+            reading.read(tmp_path, "test")
+
+
+def test_bytes_that_only_look_like_a_file(tmp_path: Path) -> None:
+    """What was found by changing bytes at random."""
+    path = tmp_path / "x.parquet"
+    for column, held in (
+        ("item_id", {"item_id": pa.array([b"a", b"\xa9"]).view(pa.string()), "sid": pa.array([[0], [1]])}),
+        ("sid", {"item_id": ["a", "b"], "sid": pa.array([b"<a_0>", b"\xa9"]).view(pa.string())}),
+    ):
+        pq.write_table(pa.table(held), path)
+        refused("parquet", path, f"row 1 of {column} cannot be read")
+    path = tmp_path / "x.npy"
+    np.save(path, CODES)
+    path.write_bytes(path.read_bytes().replace(b"), }", b"(, }"))
+    refused("npy", path, "cannot be read as a .npy file")
+    path = tmp_path / "x.pt"
+    torch.save(torch.from_numpy(CODES.T.copy()), path)
+    whole = path.read_bytes()
+    at = whole.rindex(b"PK\x01\x02")
+    path.write_bytes(whole[:at] + b"PX" + whole[at + 2 :])
+    refused("grid", path, "cannot be read as a tensor")

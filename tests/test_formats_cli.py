@@ -53,6 +53,7 @@ def artifact(results: Path) -> SIDs:
 
 
 WRITTEN = sorted(n for n, c in reading.known().items() if c.supports("write"))
+ALONE = [n for n in WRITTEN if reading.known()[n].supports("read") and not reading.known()[n].needs_corpus]
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -167,6 +168,59 @@ def test_wrong_usage_says_what_is_right(results: Path, sidbench_cli: Cli, tmp_pa
     )
 
 
+def test_what_is_there_already_is_told_and_stays(results: Path, sidbench_cli: Cli, tmp_path: Path) -> None:
+    def fails(to: str, out: Path) -> str:
+        before = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
+        said = sidbench_cli("export", "rq-kmeans", "--to", to, "--out", out, "--results", results)
+        assert said.code == 2, said
+        assert {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()} == before
+        return " ".join(said.err.split())
+
+    own = tmp_path / "items.npy"
+    own.write_bytes(b"somebody's")
+    assert "items.npy is there, and no manifest beside it" in fails("npy", own)
+    assert "move it away, or write over it with --redo" in fails("npy", own)
+    assert "is a folder, and npy is a file; name a file in it" in fails("npy", tmp_path)
+    assert "is a file, and minionerec-files is a folder of files" in fails("minionerec-files", own)
+    assert "items.npy is a file, so that nothing can be written below it" in fails("npy", own / "x.npy")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    assert "name another folder" in fails("minionerec-files", tmp_path / "full")
+    line = ("export", "rq-kmeans", "--to", "npy", "--out", own, "--results", results)
+    assert sidbench_cli(*line, "--redo").code == 0
+    assert sidbench_cli(*line).code == 0  # an export of ours may be made again
+    own.write_bytes(own.read_bytes() + b"0")
+    assert "is there, and no manifest" in fails("npy", own)
+
+
+def test_a_folder_holds_the_files_of_the_last_export_alone(
+    results: Path, sidbench_cli: Cli, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    line = ("export", "rq-kmeans", "--to", "minionerec-files", "--out", out, "--results", results)
+    for name in ("Sports", "Books"):
+        assert sidbench_cli(*line, "--set", f"dataset={name}").code == 0
+        assert all(name in p.name for p in out.rglob("*") if p.is_file())
+    (out / "index" / "mine.txt").write_text("stays")
+    assert sidbench_cli(*line).code == 0
+    assert (out / "index" / "mine.txt").read_text() == "stays"
+    index = next((out / "index").glob("*.index.json"))
+    index.write_text(index.read_text().replace("<a_0>", "<a_1>", 1))
+    said = sidbench_cli("import", out, "--out", tmp_path / "in")
+    assert "is not the file that out.manifest.json describes" in " ".join(said.err.split())
+
+
+def test_an_import_replaces_imports_alone(results: Path, sidbench_cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"0": [0, 1]}')
+    (run,) = (p.parent for p in results.rglob("sids.parquet"))
+    before = {p: p.read_bytes() for p in run.iterdir()}
+    said = sidbench_cli("import", tmp_path / "a.json", "--out", run, "--redo")
+    assert (said.code, "holds what no import left" in " ".join(said.err.split())) == (2, True)
+    assert {p: p.read_bytes() for p in run.iterdir()} == before
+    said = sidbench_cli("import", tmp_path / "a.json", "--out", tmp_path / "a.json", "--redo")
+    assert (said.code, "is a file; --out names a folder" in " ".join(said.err.split())) == (2, True)
+
+
 REAL = {
     "lc-rec": "formats/lc-rec/Beauty.index.json",
     "letter": "formats/lc-rec/Beauty.index.json",
@@ -197,7 +251,7 @@ def test_published_files_come_in_and_go_out_byte_by_byte(
         assert (tmp_path / "out").read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("name", [n for n in WRITTEN if reading.known()[n].supports("read")])
+@pytest.mark.parametrize("name", ALONE)
 def test_published_sids_through_every_format(tmp_path: Path, name: str) -> None:
     from sidbench.commands.export import of_file
 
@@ -235,6 +289,7 @@ def test_names_of_other_systems_lead_to_names_that_there_are() -> None:
         ("rq-kmeans", "kmeans_iters", "here iters"),
         ("lsh", "vae_input_dim", "here no parameter (taken from the data)"),
         ("rq-vae", "epoch", "did you mean 'epochs'?"),
+        ("rq-vae", "num_emb_list", "docs/formats.md has all such names."),
     ],
 )
 def test_a_wrong_parameter_is_answered_with_the_right_one(method: str, key: str, said: str) -> None:

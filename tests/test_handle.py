@@ -149,6 +149,40 @@ def test_unknown_items_are_named(run: Handle) -> None:
         run.sid_of([IDS[0], "nobody"])
 
 
+@pytest.mark.parametrize("odd", ["B00X", 3.5, 99, None, "3 ", "-0", "٣", 10**30, b"\xff", [20, "B00X"]])
+def test_an_unknown_id_is_answered_with_ids_that_there_are(tmp_path: Path, odd: Any) -> None:
+    codes = np.array([[0, 1], [1, 0], [1, 1]], np.int32)
+    SIDs(codes, (2, 2), np.array([10, 20, 30]), manifest={"method": "x"}).save(tmp_path)
+    run = sidbench.load(tmp_path)
+    with pytest.raises(DataError, match=r"1 of [12] items have no SID in this run.*such as 10") as e:
+        run.sid_of(odd)
+    assert "dtype" not in str(e.value)
+    assert "<U" not in str(e.value)
+    assert run.sid_of(["30", "10"]).tolist() == [[1, 1], [0, 1]]
+    with pytest.raises(DataError, match=r"new item id 'B9' is no whole number.*such as 10"):
+        sidbench.load(tmp_path, resolver="keep").extended(NEW[:1], ["B9"])
+
+
+def test_a_tokenizer_that_is_not_what_its_fit_left_is_refused(tmp_path: Path, sidbench_cli: Any) -> None:
+    np.save(tmp_path / "x.npy", X)
+    line = ("fit", "rq-kmeans", tmp_path / "x.npy", "--out", tmp_path / "fitted", "--threads", 1)
+    assert sidbench_cli(*line, "--set", "rq-kmeans.codebook_size=8").code == 0
+    before = sidbench.load(tmp_path / "fitted").encode(X)
+    goes = ("export", tmp_path / "fitted", "--to", "codebooks-npz", "--out", tmp_path / "c.npz")
+    for name in ("tokenizer.safetensors", "tokenizer.json"):
+        path, said = tmp_path / "fitted" / name, rf"{name} is not the file that manifest\.json .*--redo"
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(b"8", b"7") if name.endswith("json") else whole[:-1] + b"\x01")
+        with pytest.raises(DataError, match=said):
+            sidbench.load(tmp_path / "fitted").encode(X)
+        assert "is not the file that" in sidbench_cli(*goes).err
+        path.unlink()
+        with pytest.raises(DataError, match=f"there is no .*{name}"):
+            sidbench.load(tmp_path / "fitted").encode(X)
+        path.write_bytes(whole)
+    assert (sidbench.load(tmp_path / "fitted").encode(X) == before).all()
+
+
 def test_a_fitted_tokenizer_alone_encodes(folder: Path, tmp_path: Path, run: Handle) -> None:
     for name in ("tokenizer.json", "tokenizer.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
@@ -324,8 +358,10 @@ def test_the_page_works_as_typed(
         main(["run", *files, "--set", "decoder.steps=2", "--threads", "1"])
     assert not left.value.code
     names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", own[2], flags=re.DOTALL)[:2]:
+    for block in re.findall(r"```python\n(.*?)```", own[2], flags=re.DOTALL)[:3]:
         exec(block, names)
     assert names["later"].item_ids.tolist() == ["N1", "N2", "N3", "N4"]
     assert len(names["bigger"].sids) == 304
     assert len(names["dataset"]) == len(names["test"]) == len(names["table"]) == 430
+    listed = [names["ranking"].items(user, 10) for user in range(430)]
+    assert all(len(items) == 10 and names["in_stock"][items].all() for items in listed)

@@ -19,7 +19,8 @@ import pytest
 from sidbench import registry
 from sidbench.dataset import Corpus
 from sidbench.errors import DataError, SidbenchError, UsageError
-from sidbench.format import Export
+from sidbench.format import Export, How
+from sidbench.formats import reading
 from sidbench.formats.minionerec_files import MiniOneRecFiles
 from sidbench.protocol import leave_one_out, split
 from sidbench.sids import SIDs
@@ -353,6 +354,66 @@ def test_a_name_that_leaves_the_folder_is_refused(home: Path, tmp_path: Path) ->
     for name in ("../up", "a/b", ".hidden", "a\nb"):
         with pytest.raises(UsageError, match="is no name for files"):
             exported(load(home), tmp_path / "out", dataset=name)
+
+
+FOLDER: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no index": (lambda h: (h / "index/Pens.index.json").unlink(), "has no index/NAME.index.json; expected"),
+    "two": (
+        lambda h: (h / "index/Ink.index.json").write_text("{}"),
+        "SIDs of several datasets.*give the one",
+    ),
+    "cut": (cut("index/Pens.index.json", 9), r"Pens\.index\.json cannot be read as JSON.*it is torn.; get"),
+    "empty": (lambda h: (h / "index/Pens.index.json").write_text(""), "cannot be read as JSON.*get the file"),
+    "no UTF-8": (lambda h: (h / "index/Pens.index.json").write_bytes(b"\xff\xfe{"), "text in UTF-8.*get"),
+    "a word": (text("index/Pens.index.json", "<b_3>", "word"), r"row 3 \(item '3'\) has 'word'.*repair"),
+    "a number": (
+        text("index/Pens.index.json", '"<b_3>"', "3"),
+        r"row 3 \(item '3'\) has 3.*do not mix.*repair",
+    ),
+    "nothing": (text("index/Pens.index.json", '"<b_3>"', "null"), r"row 3 \(item '3'\).*null; repair"),
+    "twice": (text("index/Pens.index.json", '"5"', '"3"'), "same item: pen 3, the second in row 5.*remove"),
+    "huge": (text("index/Pens.index.json", "<b_3>", "<b_99999>"), r"row 3 .*code 99999.*Repair the row"),
+    "levels": (text("index/Pens.index.json", "<b_3>", "<a_3>"), "row 3 .*different levels.*must be repaired"),
+    "no id": (text("Pens.item2id", "pen 3\t3\n", ""), r"Pens\.item2id has no id for item 3 .*give each item"),
+    "torn id": (
+        text("Pens.item2id", "pen 3\t3", "pen 3"),
+        r"Pens\.item2id: row 3 is 'pen 3'.*Repair the row",
+    ),
+    "an id of two": (text("Pens.item2id", "3\t3", "2\t3"), "same item: pen 2, the second in row 3.*remove"),
+    "a number of two": (text("Pens.item2id", "\t3", "\t2"), "item2id: row 3 is .*each number once. Repair"),
+}
+
+
+@pytest.mark.parametrize("fault", FOLDER)
+def test_sids_of_a_folder_and_its_faults(home: Path, fault: str) -> None:
+    (home / "Pens.item2id").write_text("".join(f"pen {i}\t{i}\n" for i in range(N)))
+    form = How("minionerec-files")
+    table = reading.read(home, "test", form)
+    assert table.ids == [f"pen {i}" for i in range(N)]
+    assert table.codes.tolist() == [[i % 4, i, 0] for i in range(N)]
+    damage, said = FOLDER[fault]
+    damage(home)
+    with pytest.raises(SidbenchError, match=said) as e:
+        reading.read(home, "test", form)
+    assert "Pens" in str(e.value) or home.name in str(e.value)
+
+
+def test_ids_of_a_folder_come_back(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    world = registry.make_dataset("synthetic:tiny").load()
+    named = replace(world, item_ids=np.array([f"B{i:03}" for i in range(len(world))]), catalogue="")
+    codes = np.stack([np.arange(len(world))] * 3, axis=1).astype(np.int32)
+    sent = Export(SIDs(codes, (len(world),) * 3, named.item_ids), 3, None, named)
+    for base in (0, 1):
+        out = tmp_path / str(base)
+        reading.write(MiniOneRecFiles(base=base, dataset="Books"), sent, out)
+        table = reading.read(out, "test")
+        assert (table.base, table.ids) == (base, sent.names)
+        assert (table.codes == codes).all()
+    odd = replace(named, item_ids=np.array([f"B\t{i:03}" for i in range(len(world))]), catalogue="")
+    with pytest.raises(UsageError, match="takes no tab"):
+        exported(odd, tmp_path / "odd", codes)
 
 
 # -- the released files, and MiniOneRec's own code ---------------------------------------------------------

@@ -5,6 +5,7 @@ A look at sizes and times of files answers where nothing changed; nothing heavy 
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from sidbench import __version__, provenance
 from sidbench.errors import DataError, UsageError
 
 SCHEMA = 1
+#: Says what was put in place last, in the folder of work.
+LEFT = "left.json"
 #: What a manifest must hold to say that SIDs are fresh.
 KEYS = {"schema", "sidbench", "items", "asked", "identity", "sha256", "modules", "stamps"}
 
@@ -69,7 +72,8 @@ def ensure(
     """See that the SIDs of these vectors are at `out`, in the format that its name or `to` says.
 
     `params={"levels": 4}` are the method's; `sample`, `resolver`, `column`, `id_column`, `dim`, `dtype` and
-    `ids` are those of `sidbench fit` and `encode`. An error leaves what was there.
+    `ids` are those of `sidbench fit` and `encode`. An error leaves what was there, and so does a file that
+    ensure did not make, unless `redo` tells it to make the SIDs anew, whatever is there.
     """
     out = Path(out)
     try:
@@ -101,7 +105,7 @@ def _manifest(out: Path) -> dict[str, Any]:
 
 def _stale(out: Path, wanted: Wanted, held: dict[str, Any]) -> str:
     """Why the SIDs must be made, as far as sizes and times tell; empty where nothing changed."""
-    if not out.is_file():
+    if not out.exists():
         return f"{out.name} is missing"
     if not held:
         return f"nothing says what {out.name} was made from"
@@ -111,8 +115,10 @@ def _stale(out: Path, wanted: Wanted, held: dict[str, Any]) -> str:
         keys = [k for k, v in wanted.asked().items() if held["asked"].get(k) != v]
         return f"asked for something else: {', '.join(keys)}"
     if held["stamps"]["input"] != _stamps(wanted):
-        return "the embeddings changed"
-    if held["stamps"]["out"] != _stamp(out):
+        return "the embeddings changed, or another file that it was made from"
+    if gone := [name for name in held.get("files", {}) if not out.with_name(name).is_file()]:
+        return f"{gone[0]} is missing"
+    if held["stamps"]["out"] != _out_stamps(out, held):
         return f"{out.name} changed"
     if held["stamps"]["code"] != provenance.code_stamp(held["modules"]):
         return "the code changed"
@@ -120,16 +126,31 @@ def _stale(out: Path, wanted: Wanted, held: dict[str, Any]) -> str:
 
 
 def _stamps(wanted: Wanted) -> list[Any]:
-    """Names, sizes and times of change of the files that vectors and ids lie in."""
+    """Names, sizes and times of change of the files that vectors and ids lie in, and that parameters name."""
     path = Path(wanted.embeddings)
     if not path.exists():
         raise DataError(f"there is no file {path}: embeddings for the SIDs must be there, fresh or not")
-    files = (
-        sorted(f for f in path.iterdir() if f.is_file() and f.name[0] not in "._")
-        if path.is_dir()
-        else [path]
-    )
-    return [_stamp(f) for f in [*files, *([] if wanted.ids is None else [Path(wanted.ids)])]]
+    named = [path, *([] if wanted.ids is None else [Path(wanted.ids)])]
+    # Whatever a parameter's text may mean: where there is such a file, it is looked at.
+    texts = [v for v in (*wanted.params.values(), *wanted.resolver_params.values()) if _names_a_file(v)]
+    return [_stamp(f) for p in [*named, *map(Path, texts)] for f in _files(p)]
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return sorted(f for f in path.iterdir() if f.is_file() and f.name[0] not in "._")
+
+
+def _names_a_file(value: Any) -> bool:
+    try:
+        return isinstance(value, (str, Path)) and str(value) != "" and Path(value).exists()
+    except OSError:  # too long for a name
+        return False
+
+
+def _out_stamps(out: Path, held: dict[str, Any]) -> list[Any]:
+    return [_stamp(p) for p in (out, *(out.with_name(name) for name in held.get("files", {})))]
 
 
 def _stamp(path: Path) -> list[Any]:
@@ -144,19 +165,22 @@ def _stamp(path: Path) -> list[Any]:
 def _write(out: Path, wanted: Wanted, held: dict[str, Any], why: str, device: str, redo: bool) -> Ensured:
     """Fit, encode and write beside the SIDs; only what is whole takes their place."""
     from sidbench.catalogue import making
-    from sidbench.catalogue.files import Digest, locked, refused, sha256, write_json
+    from sidbench.catalogue.files import Digest, locked, refused, write_json
 
     made = making.Making.of(out, wanted, device)
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder; name the file of SIDs, such as {out / 'sids.parquet'}")
     identity = made.identity()
     digest = Digest.of_json(identity)[:12]
     with locked(out.with_name(f".{out.name}.ensure") / "lock", str(out)):
         work = out.with_name(f".{out.name}.ensure") / digest
-        if not redo and held.get("identity") == identity and out.is_file() and sha256(out) == held["sha256"]:
+        if not redo and held.get("identity") == identity and _intact(out, held):
             write_json(
                 beside(out),
-                {**held, "asked": wanted.asked(), "stamps": _all_stamps(out, wanted, held["modules"])},
+                {**held, "asked": wanted.asked(), "stamps": _all_stamps(out, wanted, held)},
             )
             return Ensured(out, items=int(held["items"]))
+        changed = not redo and _changed(out, held, work.parent)
         for old in work.parent.iterdir():
             if old.is_dir() and (old != work or redo):
                 shutil.rmtree(old)  # what other embeddings or parameters left half done
@@ -164,11 +188,14 @@ def _write(out: Path, wanted: Wanted, held: dict[str, Any], why: str, device: st
         about = made.write(work)
         if _stamps(wanted) != stamps:
             raise DataError(f"{wanted.embeddings} was changed while it was read; run the same command again")
+        write_json(work / LEFT, {"sha256": about["sha256"]})  # whose the file is until its manifest says so
         try:
+            if changed:
+                why += f"; what was there is kept as {_kept(out).name}"
             made.settle(work, out)
         except OSError as e:
             raise refused(out, e) from None
-        modules = provenance.modules_behind(made.modules)
+        about["modules"] = provenance.modules_behind(made.modules)
         write_json(
             beside(out),
             {
@@ -176,16 +203,51 @@ def _write(out: Path, wanted: Wanted, held: dict[str, Any], why: str, device: st
                 "schema": SCHEMA,
                 "sidbench": __version__,
                 **about,
-                "sha256": sha256(out),
                 "identity": identity,
                 "asked": wanted.asked(),
-                "modules": modules,
-                "stamps": _all_stamps(out, wanted, modules),
+                "stamps": _all_stamps(out, wanted, about),
             },
         )
         shutil.rmtree(work)
     return Ensured(out, why, int(about["items"]))
 
 
-def _all_stamps(out: Path, wanted: Wanted, modules: list[str]) -> dict[str, Any]:
-    return {"input": _stamps(wanted), "out": _stamp(out), "code": provenance.code_stamp(modules)}
+def _all_stamps(out: Path, wanted: Wanted, held: dict[str, Any]) -> dict[str, Any]:
+    code = provenance.code_stamp(held["modules"])
+    return {"input": _stamps(wanted), "out": _out_stamps(out, held), "code": code}
+
+
+def _intact(out: Path, held: dict[str, Any]) -> bool:
+    """Whether the file, and what lies beside it, are what the manifest says, whatever their times."""
+    from sidbench.catalogue.files import sha256
+
+    wanted = {out.name: held["sha256"], **held.get("files", {})}
+    return all(
+        out.with_name(name).is_file() and sha256(out.with_name(name)) == digest
+        for name, digest in wanted.items()
+    )
+
+
+def _changed(out: Path, held: dict[str, Any], home: Path) -> bool:
+    """Whether the file is no more what ensure left; one that it never left is refused: it is somebody's."""
+    from sidbench.catalogue.files import read_json, sha256
+
+    if not out.exists():
+        return False
+    left = [read_json(f) or {} for f in home.glob(f"*/{LEFT}")]  # of a process that ended just after it
+    if sha256(out) in {str(about.get("sha256")) for about in (held, *left)}:
+        return False
+    if not held:
+        raise UsageError(
+            f"{out} is there, and nothing beside it says that ensure made it. Name another file, move it "
+            "away, or have it replaced: --redo (in Python redo=True)"
+        )
+    return True
+
+
+def _kept(out: Path) -> Path:
+    """A copy of the file under a name that nobody has."""
+    names = (out.with_name(f"{out.name}.changed{n or ''}") for n in itertools.count())
+    place = next(p for p in names if not p.exists())
+    shutil.copy2(out, place)
+    return place

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from sidbench import __version__, checkpoints, provenance
+from sidbench.catalogue.contents import by_content
 from sidbench.catalogue.encode import MANIFEST, all_rows, same
 from sidbench.catalogue.files import (
     Digest,
@@ -71,14 +72,13 @@ def _about(tokenizer: Tokenizer, vectors: Vectors, sample: int | None) -> dict[s
         raise UsageError(f"--sample {sample}: {vectors.path} has {vectors.rows:,} rows")
     if sample is not None and sample < tokenizer.fewest:
         raise UsageError(f"--sample {sample}: {tokenizer.name} needs {tokenizer.fewest:,} rows at least")
-    params = {k: str(v) if isinstance(v, Path) else v for k, v in tokenizer.deciding().items()}
     return {
         "kind": "fit",
         "schema": SCHEMA,
         "sidbench": __version__,
         "code": provenance.code_fingerprint([type(tokenizer).__module__]),
         "method": tokenizer.name,
-        "params": {k: list(v) if isinstance(v, tuple) else v for k, v in params.items()},
+        "params": by_content(tokenizer.deciding()),
         "input": vectors.layout(),
         "sample": None if sample in (None, vectors.rows) else sample,
     }

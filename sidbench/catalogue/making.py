@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from sidbench import provenance, registry
+from sidbench.catalogue.contents import by_content
 from sidbench.catalogue.encode import encode
 from sidbench.catalogue.ensure import Wanted
-from sidbench.catalogue.files import content_sha256, refused
+from sidbench.catalogue.files import content_sha256, refused, sha256
 from sidbench.catalogue.fit import fit
 from sidbench.catalogue.job import Source
 from sidbench.catalogue.output import codes_of, read_tables
@@ -70,13 +71,12 @@ class Making:
 
     def identity(self) -> dict[str, Any]:
         """What decides the SIDs: parameters, code and the rows' content."""
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in self.tokenizer.deciding().items()}
         return {
             "method": self.tokenizer.name,
-            "params": {k: str(v) if isinstance(v, Path) else v for k, v in plain.items()},
+            "params": by_content(self.tokenizer.deciding()),
             "sample": self.sample,
             "resolver": None if self.resolver is None else self.resolver.name,
-            "resolver_params": {} if self.resolver is None else self.resolver.deciding(),
+            "resolver_params": {} if self.resolver is None else by_content(self.resolver.deciding()),
             "format": self.format.name,
             "code": provenance.code_fingerprint(self.modules),
             "input_sha256": content_sha256(self.source.open()),
@@ -96,18 +96,24 @@ class Making:
         export = self.format.prepared(Export(sids, len(self.tokenizer.sizes)))
         shutil.rmtree(work / "out", ignore_errors=True)
         (work / "out").mkdir()
+        made = work / "out" / self.name
         try:
-            self.format.write(export, work / "out" / self.name)
+            self.format.write(export, made)
+            ids = reading.write_ids(self.format, export, made)
         except OSError as e:
-            raise refused(work / "out" / self.name, e) from None
+            raise refused(made, e) from None
+        beside = {} if ids is None else {"ids": ids.name, "files": {ids.name: sha256(ids)}}
         return {
             "format": self.format.name,
             "items": len(sids),
             "base": self.format.first,
-            "orientation": "items",
+            "orientation": self.format.rows,
+            "levels": export.sids.levels,
             "sizes": list(export.sids.sizes),
-            "suffix": {"base": 0} if export.has_suffix else None,
+            "suffix": {"base": self.format.first} if export.has_suffix else None,
             "error": fitted.manifest["error"],
+            "sha256": sha256(made),
+            **beside,
         }
 
     def settle(self, work: Path, out: Path) -> None:

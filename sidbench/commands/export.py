@@ -33,12 +33,14 @@ def export(
     how: How,
     sets: list[str],
     dataset: str | None,
+    redo: bool,
     as_json: bool,
 ) -> int:
     """Find the SIDs, write them, say where they lie."""
     form = make_format(to, sets)
+    reading.check_place(form, out, redo=redo)
     made = of_anything(what, root, how, form, dataset)
-    files = reading.write(form, made, out)
+    files = reading.write(form, made, out, redo=redo)
     if as_json:
         stated = json.loads(manifest.beside(out).read_text(encoding="utf-8"))
         sys.stdout.write(json.dumps({**stated, "paths": [str(f) for f in files]}, indent=2) + "\n")
@@ -89,12 +91,12 @@ def make_format(name: str, sets: list[str]) -> Format:
 def of_anything(what: str, root: Path, how: How, form: Format, dataset: str | None) -> Export:
     """A file of another system, a folder with an artifact, else a run of the results folder."""
     path = Path(what).expanduser()
-    if path.is_file() or (not path.exists() and reading.by_ending(path) is not None):
+    if reading.is_foreign(path, how):
         made = of_file(path, how)
         return _with_corpus(made, form, dataset, [])
     if not how.silent:
         raise UsageError("--from and its base, orientation and suffix are for a file; a run knows its own")
-    if path.is_dir() and any((path / n).is_file() for n in ("manifest.json", "tokenizer.json")):
+    if path.is_dir() and any((path / n).is_file() for n in reading.OURS):
         return _with_corpus(_of_folder(path, form), form, dataset, [])
     if path.is_dir() and path.name != what:
         raise UsageError(f"{what} holds no artifact (manifest.json and sids.parquet)")
@@ -137,11 +139,15 @@ def item_ids(names: list[str]) -> Any:
 
 def _of_folder(folder: Path, form: Format) -> Export:
     """The artifact of a run or an import, what `sidbench encode` left, or a fitted tokenizer alone."""
-    tokenizer = registry.load_tokenizer(folder, "cpu") if form.needs_tokenizer else None
+    tokenizer = None
+    if form.needs_tokenizer:
+        manifest.check(folder, "tokenizer.json", "tokenizer.safetensors")
+        tokenizer = registry.load_tokenizer(folder, "cpu")
     if tokenizer is not None and not (folder / "sids.parquet").is_file():
         none = np.zeros((0, len(tokenizer.sizes)), dtype=np.int32)
         sids = SIDs(none, tokenizer.sizes, np.arange(0))
         return Export(sids, sids.levels, tokenizer=tokenizer, source={"method": tokenizer.name})
+    manifest.check(folder, "sids.parquet")
     sids = _of_shards(folder) if not (folder / "sids.parquet").is_file() else SIDs.load(folder)
     own = int(sids.manifest.get("tokenizer_levels", len(sids.manifest.get("own_sizes", sids.sizes))))
     source = {k: sids.manifest[k] for k in TOLD if k in sids.manifest}

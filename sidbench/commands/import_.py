@@ -12,15 +12,32 @@ from rich.console import Console
 from sidbench.commands.export import of_file
 from sidbench.errors import StorageError, UsageError
 from sidbench.format import How
+from sidbench.formats import safe
 from sidbench.sids import FILES, distinct_rows
+
+
+def _check_place(out: Path, redo: bool) -> None:
+    """An import goes to a folder of its own; with --redo to one that an import left."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; --out names a folder for {' and '.join(FILES)}")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not redo:
+        raise UsageError(f"{out} is there already; name another folder, or replace its SIDs with --redo")
+    place = out / "manifest.json"
+    stated = safe.read_json(place) if place.is_file() else {}
+    if place.is_file() and not (isinstance(stated, dict) and stated.get("method") == "import"):
+        raise UsageError(
+            f"{out} holds what no import left (its manifest.json says so); --redo replaces SIDs of an "
+            "earlier import alone: name another folder"
+        )
 
 
 def import_(
     path: Path, out: Path, *, how: How, sizes: tuple[int, ...] | None, redo: bool, as_json: bool
 ) -> int:
     """Read, settle, write; say what was understood."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not redo:
-        raise UsageError(f"{out} is there already; name another folder, or replace its SIDs with --redo")
+    _check_place(out, redo)
     found = of_file(path, how, sizes)
     sids = found.sids.replace(
         manifest={"method": "import", "tokenizer_levels": found.own, "source": found.source}

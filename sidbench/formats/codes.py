@@ -69,13 +69,15 @@ def settle(
     base = _base(raw, suffix, how, form, stated, name)
     codes = _from_zero(raw, base, suffix, ids, how, name)
     sizes = stated.get("sizes")
+    who, remedy = "its manifest states", "remove the manifest and give base and suffix"
+    if sizes is None and found.sizes is not None and len(found.sizes) == codes.shape[1]:
+        sizes, who, remedy = found.sizes, "it states", "write the file again, with sizes that hold its codes"
     if sizes is not None:
         sizes = tuple(int(s) for s in sizes)
         if len(sizes) != codes.shape[1] or (codes.max(axis=0) >= sizes).any():
             raise DataError(
-                f"{name}: its manifest states sizes {', '.join(map(str, sizes))}, and its codes go up to "
-                f"{', '.join(str(c) for c in codes.max(axis=0))}; remove the manifest and give base and "
-                "suffix"
+                f"{name}: {who} sizes {', '.join(map(str, sizes))}, and its codes go up to "
+                f"{', '.join(str(c) for c in codes.max(axis=0))} (from 0); {remedy}"
             )
     counted = base if suffix == "same" else suffix
     notes: tuple[str, ...] = (f"counts codes from {base}",)
@@ -127,6 +129,12 @@ def _check_ids(ids: list[str], name: str) -> None:
         raise DataError(
             f"{name}: row {row} has the id {ids[row]!r}, which is no text that files can hold; repair the "
             "row, or write the file again"
+        )
+    if not all(map(str.strip, ids)):
+        row = next(n for n, i in enumerate(ids) if not i.strip())
+        raise DataError(
+            f"{name}: row {row} has the id {ids[row]!r}, which is empty: nobody could look the item up; give "
+            "each item an id"
         )
     if len(set(ids)) < len(ids):
         first = {i: n for n, i in reversed(list(enumerate(ids)))}
@@ -303,7 +311,7 @@ def from_lists(sids: Any, name: str, ids: list[str] | None = None, how: How | No
         raise DataError(_blame(given, name, ids))
     level = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     lettered = False
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+    if any(of(values.type) for of in (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary)):
         row = np.repeat(np.arange(len(sids)), lengths)
         values, lettered = of_tokens(values, level, row, name, ids)
     if not pa.types.is_integer(values.type):
@@ -347,7 +355,8 @@ def of_tokens(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    distinct = tokens.dictionary_encode()  # a few hundred tokens, however many items have them
+    # A few hundred tokens, however many items have them.
+    distinct = tokens if pa.types.is_dictionary(tokens.type) else tokens.dictionary_encode()
     parts = pc.extract_regex(distinct.dictionary, TOKEN)
     at_token = distinct.indices.to_numpy(zero_copy_only=False)
     if parts.null_count:

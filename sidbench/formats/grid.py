@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sidbench.errors import DataError
-from sidbench.format import Export, Format, Found, How
+from sidbench.format import MOST_LEVELS, Export, Format, Found, How
 from sidbench.formats import safe
 from sidbench.formats.codes import from_lists, from_matrix
 
@@ -31,7 +32,7 @@ class GRID(Format):
 
     def read(self, path: Path, how: How) -> Found:
         codes = read_tensor(path)
-        if codes.dtype.kind == "f" and np.isfinite(codes).all() and (codes == np.rint(codes)).all():
+        if codes.dtype.kind == "f" and (np.abs(codes) < 2**53).all() and (codes == np.rint(codes)).all():
             codes = codes.astype(np.int64)  # without its step of deduplication GRID keeps codes as floats
         return from_matrix(codes, path.name)
 
@@ -72,6 +73,11 @@ def read_tensor(path: Path) -> Any:
         KeyError,
         AttributeError,
         IndexError,
+        OverflowError,
+        AssertionError,
+        RecursionError,
+        zipfile.BadZipFile,
+        zlib.error,
     ) as e:
         why = str(e).partition("\n")[0][:200] or type(e).__name__
         raise DataError(f"{path.name} cannot be read as a tensor ({why}); {remedy}") from None
@@ -79,7 +85,12 @@ def read_tensor(path: Path) -> Any:
         raise DataError(f"{path.name} holds {type(held).__name__}, not one tensor; {remedy}")
     if held.layout != torch.strided or held.numel() * held.element_size() > held.untyped_storage().nbytes():
         raise DataError(f"{path.name}: its tensor of shape {tuple(held.shape)} is not all there; {remedy}")
-    return held.detach().contiguous().numpy()
+    try:
+        return held.detach().contiguous().numpy()
+    except (TypeError, RuntimeError):  # of a type that NumPy has not, or without content
+        raise DataError(
+            f"{path.name}: its tensor is {held.dtype} on {held.device}; write integers such as torch.int64"
+        ) from None
 
 
 class GRIDPickle(Format):
@@ -102,8 +113,20 @@ class GRIDPickle(Format):
             if not isinstance(entry, dict) or not {"item_id", "cluster_ids"} <= set(entry):
                 raise DataError(f"{path.name}: row {row} has no item_id and cluster_ids; {remedy}")
             ids.append(_id(entry["item_id"], row, path))
+            where = f"{path.name}: row {row} (item {ids[-1]!r})"
             codes = entry["cluster_ids"]
-            sids.append(codes.tolist() if isinstance(codes, np.ndarray) and codes.ndim == 1 else codes)
+            codes = codes.tolist() if isinstance(codes, np.ndarray) and codes.ndim == 1 else codes
+            # Parts of a pickle may be shared: a few bytes may stand for lists without end.
+            if isinstance(codes, (list, tuple)) and len(codes) > MOST_LEVELS:
+                raise DataError(
+                    f"{where} has {len(codes):,} codes, and {MOST_LEVELS} is the most; repair the row, or "
+                    "give the file that holds SIDs"
+                )
+            if type(codes) is not list or not all(isinstance(c, (int, float, np.integer)) for c in codes):
+                raise DataError(
+                    f"{where} has cluster_ids that are no list of integers; repair the row: {remedy}"
+                )
+            sids.append(codes)
         return from_lists(sids, path.name, ids)
 
     def write(self, export: Export, path: Path) -> None:
@@ -117,7 +140,7 @@ class GRIDPickle(Format):
 
 def _id(value: Any, row: int, path: Path) -> str:
     value = value.item() if isinstance(value, (np.generic, np.ndarray)) and value.size == 1 else value
-    if type(value) not in (int, str):
+    if type(value) not in (int, str) or (type(value) is int and abs(value) >> 63):
         raise DataError(
             f"{path.name}: row {row} has an item_id that is {type(value).__name__}; expected a number or text"
         )

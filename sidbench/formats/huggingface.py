@@ -10,7 +10,7 @@ import numpy as np
 
 from sidbench.errors import DataError
 from sidbench.format import Export, Format, Found, How
-from sidbench.formats import safe, text
+from sidbench.formats import lists, safe, text
 from sidbench.formats.codes import from_lists
 
 
@@ -29,6 +29,9 @@ class HuggingFace(Format):
     tokens: Literal["all", "used"] = "all"
 
     def read(self, path: Path, how: How) -> Found:
+        found = lists.of_file(path, after_tokens=True)
+        if found is not None and _are_known(found):
+            return from_lists(found.held, path.name, found.ids)
         held = safe.read_json(path, pairs=True, nan=True)
         expected = 'expected {"added_tokens": ["<a_0>", …], "items": {"7": ["<a_0>", "<b_3>"]}}'
         parts = dict(held) if isinstance(held, safe.Pairs) else {}
@@ -65,3 +68,13 @@ class HuggingFace(Format):
         rest.unlink()
         head = f'{{"added_tokens": {json.dumps(added)},\n"items": '
         path.write_bytes(head.encode() + items + b"}\n")
+
+
+def _are_known(found: lists.Lists) -> bool:
+    """Whether the tokens are texts, each there once, and those of the items are among them."""
+    import pyarrow as pa
+
+    values = found.held.values
+    if not pa.types.is_dictionary(values.type) or len(set(map(str, found.tokens))) < len(found.tokens):
+        return False
+    return set(values.dictionary.to_pylist()) <= set(map(str, found.tokens))

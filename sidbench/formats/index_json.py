@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from sidbench.errors import DataError, UsageError
 from sidbench.format import Export, Format, Found, How
-from sidbench.formats import safe, text
+from sidbench.formats import lists, safe, text
 from sidbench.formats.codes import from_lists
 
 TOKENS = '{"0": ["<a_12>", "<b_3>"], …}'
@@ -16,6 +16,10 @@ INTEGERS = '{"0": [12, 3], …}'
 
 def read_json_sids(path: Path, how: How, expected: str, kind: type | None) -> Found:
     """An object of lists by item, or a list of lists; a name that stands twice is told by `settle`."""
+    found = None if how.orientation == "levels" else lists.of_file(path)
+    if found is not None:
+        _check_kind(found.held[0][0].as_py(), path, expected, kind)
+        return from_lists(found.held, path.name, found.ids, how)
     held = safe.read_json(path, pairs=True, nan=True)
     ids = None
     if isinstance(held, safe.Pairs):
@@ -24,13 +28,16 @@ def read_json_sids(path: Path, how: How, expected: str, kind: type | None) -> Fo
         raise DataError(f"{path.name} holds {type(held).__name__}; expected {expected}")
     if not held:
         raise DataError(f"{path.name} holds no SIDs; expected {expected}")
-    first = held[0][0] if isinstance(held[0], list) and held[0] else None
+    _check_kind(held[0][0] if isinstance(held[0], list) and held[0] else None, path, expected, kind)
+    return from_lists(held, path.name, ids, how)
+
+
+def _check_kind(first: object, path: Path, expected: str, kind: type | None) -> None:
     if kind is not None and isinstance(first, (int, str)) and not isinstance(first, kind):
         other = "tokens" if isinstance(first, str) else "integers"
         raise DataError(
             f"{path.name}: row 0 holds {other}; expected {expected}. Read it as json, which takes both"
         )
-    return from_lists(held, path.name, ids, how)
 
 
 class Json(Format):

@@ -15,6 +15,8 @@ from sidbench.formats import safe
 SCHEMA = 1
 ENDING = ".manifest.json"
 MOST = 1 << 20
+#: What is read of a folder.
+READ = (".index.json", ".item2id")
 
 
 def beside(path: Path) -> Path:
@@ -43,8 +45,9 @@ def read(path: Path) -> dict[str, Any]:
     own = path.with_name("manifest.json")
     if path.name == "sids.parquet" and own.is_file():
         stated = _load(own)
-        levels = int(stated["tokenizer_levels"]) if "tokenizer_levels" in stated else None
-        suffixed = levels is not None and levels < len(stated.get("sizes", []))
+        check(path.parent, path.name)
+        levels = stated.get("tokenizer_levels")
+        suffixed = levels is not None and levels < len(stated.get("sizes") or [])
         return {
             "base": stated.get("base", 0),
             "orientation": "items",
@@ -56,6 +59,12 @@ def read(path: Path) -> dict[str, Any]:
     if not place.is_file():
         return {}
     stated = _load(place)
+    for name, digest in files(path).items() if path.is_dir() else ():
+        if name.endswith(READ) and (path.parent / name).is_file() and checksum(path.parent / name) != digest:
+            raise DataError(
+                f"{name} is not the file that {place.name} describes; export it again, or remove the "
+                "manifest and say base and suffix yourself"
+            )
     if path.is_file() and stated.get("sha256") not in (None, found := checksum(path)):
         raise DataError(
             f"{path.name} is not the file that {place.name} describes: its SHA-256 begins {found[:12]}, the "
@@ -65,9 +74,62 @@ def read(path: Path) -> dict[str, Any]:
     return stated
 
 
+def check(folder: Path, *names: str) -> None:
+    """These files of a folder are those whose checksums its `manifest.json` has, as far as it has any."""
+    place = folder / "manifest.json"
+    stated = safe.read_json(place) if place.is_file() else None
+    files = stated.get("files") if isinstance(stated, dict) else None
+    for entry in files if isinstance(files, list) else []:
+        if not isinstance(entry, dict) or entry.get("file") not in names or "sha256" not in entry:
+            continue
+        path = folder / str(entry["file"])
+        if not path.is_file():
+            raise DataError(f"there is no {path}, which {place.name} beside it describes; make both again")
+        if (found := checksum(path)) != entry["sha256"]:
+            raise DataError(
+                f"{path} is not the file that {place.name} beside it describes: its SHA-256 begins "
+                f"{found[:12]}, the manifest says {str(entry['sha256'])[:12]}; it was changed or exchanged: "
+                "fetch or make the folder again, with the same command and --redo"
+            )
+
+
+def files(path: Path) -> dict[str, str]:
+    """What an earlier export left below a folder, or beside a file, with checksums; only names of its own."""
+    place = beside(path)
+    if not place.is_file():
+        return {}
+    try:
+        held = _load(place).get("files")
+    except DataError:
+        return {}
+    return {
+        name: digest
+        for name, digest in (held.items() if isinstance(held, dict) else ())
+        if name.startswith((f"{path.name}/", f"{path.name}.")) and ".." not in Path(name).parts
+    }
+
+
+def speaks_of(path: Path) -> bool:
+    """Whether the manifest beside a file is of this very file, as an export left both."""
+    place = beside(path)
+    if not place.is_file():
+        return False
+    stated = _load(place)
+    return bool(stated.get("sha256") == checksum(path))
+
+
 def _load(place: Path) -> dict[str, Any]:
-    stated = safe.read_json(place, MOST)
+    try:
+        stated = safe.read_json(place, MOST)
+    except DataError as e:
+        said = str(e).partition(";")[0]
+        raise DataError(f"{said}; remove the manifest, and say base and suffix yourself") from None
     checks: dict[str, Callable[[Any], bool]] = {
+        "format": lambda v: isinstance(v, str),
+        "schema": lambda v: type(v) is int,
+        "items": lambda v: type(v) is int and v >= 0,
+        "tokenizer_levels": lambda v: type(v) is int and v > 0,
+        "ids": lambda v: isinstance(v, str),
         "base": lambda v: v in (0, 1) and type(v) is int,
         "orientation": lambda v: v in ("items", "levels"),
         "suffix": lambda v: v is None or (isinstance(v, dict) and v.get("base") in (0, 1)),

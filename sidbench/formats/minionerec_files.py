@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from sidbench.dataset import Corpus, Targets
-from sidbench.errors import UsageError
-from sidbench.format import Export, Format
-from sidbench.formats import text
+from sidbench.errors import DataError, UsageError
+from sidbench.format import Export, Format, Found, How
+from sidbench.formats import safe, text
 from sidbench.formats.codes import rows_of
 from sidbench.formats.index_json import MiniOneRec
 from sidbench.sids import Codes
@@ -73,6 +73,8 @@ class MiniOneRecFiles(Format):
             raise UsageError(
                 f"{name!r} is no name for files; set {self.name}.dataset, such as Office_Products"
             )
+        if export.places() is None and (odd := text.odd_name(export.names, r"[\t\r\n]")) is not None:
+            raise UsageError(f"{self.name} takes no tab and no line's end in an id, and one is {odd!r}")
         items = self._items(export, corpus)
         parts, _ = split_rows(corpus, self.window)
         for sub in ("index", "info", *parts):
@@ -89,6 +91,25 @@ class MiniOneRecFiles(Format):
         if items.names is not None:
             lines = (f"{own}\t{number}\n" for number, own in enumerate(items.names))
             (path / f"{name}.item2id").write_text("".join(lines), encoding="utf-8")
+
+    def read(self, path: Path, how: How) -> Found:
+        """The SIDs of index/NAME.index.json, by the owner's ids where NAME.item2id has them."""
+        remedy = "expected a folder as MiniOneRec keeps it, with index/NAME.index.json"
+        if not path.is_dir():
+            raise DataError(f"{path.name} is a file; {remedy}. Read index.json alone as minionerec")
+        held = sorted((path / "index").glob("*.index.json*"))
+        if not held:
+            raise DataError(f"{path.name} has no index/NAME.index.json; {remedy}")
+        if len(held) > 1:
+            raise DataError(
+                f"{path.name} has SIDs of several datasets: {', '.join(f.name for f in held)}; give the one "
+                f"that is meant, as minionerec: {held[0]}"
+            )
+        found = MiniOneRec().read(held[0], how)
+        names = path / f"{held[0].name.partition('.index.json')[0]}.item2id"
+        if not names.is_file() or found.ids is None:
+            return found
+        return replace(found, ids=_own_ids(found.ids, names))
 
     def states(self, export: Export) -> dict[str, Any]:
         """Which split the rows are, and what MiniOneRec's own code does with these SIDs."""
@@ -121,6 +142,25 @@ class MiniOneRecFiles(Format):
             own[number] = corpus.titles
             titles = np.where(own != "", own, titles)
         return Items(codes, text.joined(text.spelled(codes, spell), ""), titles, number, names)
+
+
+def _own_ids(numbers: list[str], path: Path) -> list[str]:
+    """The owner's id of each item, out of NAME.item2id."""
+    own: dict[str, str] = {}
+    for row, line in enumerate(safe.read_text(path).removesuffix("\n").split("\n")):
+        name, tab, number = line.rpartition("\t")
+        if not tab or number in own:
+            raise DataError(
+                f"{path.name}: row {row} is {line[:60]!r}; expected an id, a tab and the item's number, each "
+                "number once. Repair the row"
+            )
+        own[number] = name
+    if missing := [n for n in numbers if n not in own]:
+        raise DataError(
+            f"{path.name} has no id for item {missing[0]} ({len(missing):,} such items); give each item of "
+            "index.json a row"
+        )
+    return [own[n] for n in numbers]
 
 
 def what_happens(codes: Codes, name: str, training: int) -> list[str]:

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from sidbench import formats
-from sidbench.errors import StorageError, UsageError, unknown
+from sidbench.errors import DataError, StorageError, UsageError, unknown
 from sidbench.format import Export, Format, How
 from sidbench.formats import manifest
 from sidbench.formats.codes import Table, settle
 from sidbench.formats.tables import ids_of
+
+#: What makes a folder an artifact of ours.
+OURS = ("manifest.json", "tokenizer.json")
 
 
 def known() -> dict[str, type[Format]]:
@@ -65,6 +68,14 @@ def detect(path: Path, where: str, how: How) -> type[Format]:
     return found
 
 
+def is_foreign(path: Path, how: How) -> bool:
+    """Whether a person means a file of SIDs, or another system's folder: no run, and no artifact of ours."""
+    if path.is_dir():
+        ours = any((path / n).is_file() for n in OURS)
+        return not ours and (manifest.beside(path).is_file() or how.format != "auto")
+    return path.is_file() or by_ending(path) is not None
+
+
 def read(path: Path, where: str, how: How | None = None) -> Table:
     """The SIDs of a file (or of a run's folder), with everything about them settled."""
     how = how or How()
@@ -85,14 +96,39 @@ def read(path: Path, where: str, how: How | None = None) -> Table:
     return settle(found, how, form, stated, path.name, beside)
 
 
-def write(form: Format, export: Export, path: Path) -> list[Path]:
-    """Write an export and its manifest; what had these names is replaced when all is written."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def check_place(form: type[Format] | Format, path: Path, *, redo: bool = False) -> None:
+    """Refuse to write over what no export of ours left there, unless that is asked for."""
+    folder = form.file.endswith("/")
+    if (there := next(p for p in path.absolute().parents if p.exists())).is_file():
+        raise UsageError(f"{there} is a file, so that nothing can be written below it; name another place")
+    if path.is_dir() and not folder:
+        raise UsageError(
+            f"{path} is a folder, and {form.name} is a file; name a file in it: "
+            f"{path / form.file.replace('NAME', 'sids')}"
+        )
+    if folder and path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, and {form.name} is a folder of files; name another place")
+    if redo or not path.exists() or (folder and not any(path.iterdir())):
+        return
+    if folder:
+        spoken = manifest.beside(path).is_file()
+    else:
+        try:
+            spoken = manifest.speaks_of(path)
+        except DataError:
+            spoken = False
+    if not spoken:
+        raise UsageError(
+            f"{path} is there, and no manifest beside it says that an export left it so; name another "
+            f"{'folder' if folder else 'file'}, move it away, or write over it with --redo"
+        )
 
+
+def write(form: Format, export: Export, path: Path, *, redo: bool = False) -> list[Path]:
+    """Write an export and its manifest; an earlier export of these names is replaced when all is written."""
+    check_place(form, path, redo=redo)
     export = form.prepared(export)
-    sids = export.sids
-    table = form.by_row and export.places(form.first_id) is None
+    sids, earlier = export.sids, manifest.files(path)
     with _whole(path) as part:
         form.write(export, part)
         stated: dict[str, Any] = {
@@ -108,10 +144,8 @@ def write(form: Format, export: Export, path: Path) -> list[Path]:
             "source": export.source,
             **form.states(export),
         }
-        if table:
-            ids = path.name + ".ids.parquet"
-            pq.write_table(pa.table({"item_id": pa.array(export.names)}), part.with_name(ids))
-            stated["ids"] = ids
+        if (ids := write_ids(form, export, part)) is not None:
+            stated["ids"] = ids.name
         if part.is_file():
             stated["sha256"] = manifest.checksum(part)
         beside = {
@@ -122,7 +156,23 @@ def write(form: Format, export: Export, path: Path) -> list[Path]:
         if beside:
             stated["files"] = beside
         manifest.beside(part).write_text(manifest.text(**stated))
+    for name, digest in earlier.items():  # of an export under another name, nothing must be taken for this
+        old = path.parent / name
+        if name not in beside and old.is_file() and manifest.checksum(old) == digest:
+            old.unlink()
     return [path, *(path.parent / n for n in beside), manifest.beside(path)]
+
+
+def write_ids(form: Format, export: Export, path: Path) -> Path | None:
+    """The ids beside a file that has no place for them; None where it needs none."""
+    if not form.by_row or export.places(form.first_id) is not None:
+        return None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    beside = path.with_name(path.name + ".ids.parquet")
+    pq.write_table(pa.table({"item_id": pa.array(export.names)}), beside)
+    return beside
 
 
 @contextmanager

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
 import mmap
 import pickle
 import re
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -25,6 +27,8 @@ MOST = 8 << 30
 #: An archive may grow by this factor; what is small may grow by any.
 GROWTH = 200
 SMALL = 64 << 20
+#: Bytes of text that are looked at together.
+PIECE = 8 << 20
 
 REMEDY = "get the file again from where it was made, or write it there in another form"
 
@@ -43,8 +47,20 @@ def read_text(path: Path, most: int = MOST) -> str:
             packed = file.read(2) == b"\x1f\x8b"
         if not packed:
             _check_size(path, path.stat().st_size, most)
-            return path.read_text(encoding="utf-8")
-        return _gunzipped(path, most).decode("utf-8")
+            return path.read_text(encoding="utf-8-sig")
+        return b"".join(_unpacked(path, most)).decode("utf-8-sig")
+
+
+def pieces(path: Path, most: int = MOST, size: int = PIECE) -> Generator[bytes, None, None]:
+    """The same text as bytes, a piece at a time; whether it is UTF-8 is for the caller to see."""
+    with _told(path, "text in UTF-8"), path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if not packed:
+            _check_size(path, path.stat().st_size, most)
+        found = _unpacked(path, most, size) if packed else iter(lambda: file.read(size), b"")
+        for n, piece in enumerate(found):
+            yield piece if n else piece.removeprefix(codecs.BOM_UTF8)
 
 
 def read_json(path: Path, most: int = MOST, *, pairs: bool = False, nan: bool = False) -> Any:
@@ -58,23 +74,31 @@ def read_json(path: Path, most: int = MOST, *, pairs: bool = False, nan: bool = 
         return json.loads(text, object_pairs_hook=hook, parse_constant=float if nan else _no_number)
     except RecursionError:
         raise DataError(f"{path.name} is JSON nested without end; {REMEDY}") from None
-    except ValueError as e:  # JSONDecodeError tells line and column
+    except json.JSONDecodeError as e:  # tells line and column
+        raise DataError(f"{path.name} cannot be read as JSON ({e}{_near(text, e)}); {REMEDY}") from None
+    except ValueError as e:
         raise DataError(f"{path.name} cannot be read as JSON ({e}); {REMEDY}") from None
+
+
+def _near(text: str, error: json.JSONDecodeError) -> str:
+    """The name that stands before a fault, and whether the text just ends there."""
+    ends = error.msg.startswith("Unterminated") or not text[error.pos :].strip()
+    names = re.findall(r'"((?:[^"\\]|\\.){0,200})"\s*:', text[max(0, error.pos - 4096) : error.pos])
+    after = f", after the name {names[-1][:40]!r}" if names else ""
+    return after + (", where the file ends: it is torn" if ends and text.strip() else "")
 
 
 def _no_number(text: str) -> NoReturn:
     raise ValueError(f"it holds {text}, which is no number")
 
 
-def _gunzipped(path: Path, most: int) -> bytes:
-    size = path.stat().st_size
-    out, length = [], 0
+def _unpacked(path: Path, most: int, size: int = 1 << 24) -> Iterator[bytes]:
+    packed, length = path.stat().st_size, 0
     with gzip.open(path) as file:
-        while piece := file.read(1 << 24):
+        while piece := file.read(size):
             length += len(piece)
-            check_growth(path, "it", length, size, most)
-            out.append(piece)
-    return b"".join(out)
+            check_growth(path, "it", length, packed, most)
+            yield piece
 
 
 # -- .npy and .npz ---------------------------------------------------------------------------------------
@@ -394,6 +418,8 @@ def _told(path: Path, expected: str) -> Iterator[None]:
         NotImplementedError,  # a way of packing that is not known
         RuntimeError,  # a password
         SyntaxError,  # of a header
+        tokenize.TokenError,  # of one that is torn
+        RecursionError,
         zlib.error,
         zipfile.BadZipFile,
         pickle.UnpicklingError,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidbench.errors import DataError
 from sidbench.format import Export, Format, Found, How
@@ -44,7 +45,7 @@ def read_table(path: Path, keys: tuple[str, ...], columns: tuple[str, ...]) -> F
         column = next((n for n in columns if n in schema.names), None)
         if key is None or column is None:
             raise DataError(f"{path.name}: its columns are {', '.join(schema.names)}; {remedy}")
-        _check_growth(path, [key, column])
+        check_growth(path, [key, column])
         table = pq.read_table(path, columns=[key, column])
         ids = table[key].cast(pa.string())
     except (OSError, pa.ArrowException, ValueError) as e:
@@ -56,14 +57,39 @@ def read_table(path: Path, keys: tuple[str, ...], columns: tuple[str, ...]) -> F
             "item an id"
         )
     sids = table[column]
+    check_text(ids, path, key)
+    check_text(sids, path, column)
+    names: list[str] = ids.to_pylist()
     if pa.types.is_string(sids.type) or pa.types.is_large_string(sids.type):
         from sidbench.formats.openonerec import split_tokens
 
-        sids = split_tokens(sids.combine_chunks(), path.name, ids.to_pylist())
-    return from_lists(sids, path.name, ids.to_pylist())
+        sids = split_tokens(sids.combine_chunks(), path.name, names)
+    return from_lists(sids, path.name, names)
 
 
-def _check_growth(path: Path, columns: list[str]) -> None:
+def check_text(values: Any, path: Path, column: str) -> None:
+    """Text in a table is UTF-8, and lists are where their offsets say, or the row is named."""
+    import pyarrow as pa
+
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid as e:
+        row = next((n for n in range(len(values)) if not _readable(values[n])), 0)
+        why = str(e).partition("\n")[0]
+        raise DataError(
+            f"{path.name}: row {row} of {column} cannot be read ({why}); write the file again"
+        ) from None
+
+
+def _readable(value: Any) -> bool:
+    try:
+        value.as_py()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def check_growth(path: Path, columns: list[str]) -> None:
     """The metadata of a table say what its columns unpack to."""
     import pyarrow.parquet as pq
 
@@ -115,13 +141,24 @@ class NPZ(Format):
                 f"{path.name} has {len(ids):,} ids for {len(found.codes):,} rows of codes; write both for "
                 "each item"
             )
-        return Found(found.codes, ids, rows_are_items=ids is not None)
+        sizes = _sizes(held["sizes"], found.codes.shape[1], path) if "sizes" in held else None
+        return Found(found.codes, ids, rows_are_items=ids is not None, sizes=sizes)
 
     def write(self, export: Export, path: Path) -> None:
         sids = export.sids
         ids = sids.item_ids if sids.item_ids.dtype.kind in "iu" else np.array(export.names, dtype=np.str_)
         with path.open("wb") as file:
             np.savez_compressed(file, codes=sids.codes, item_id=ids, sizes=np.array(sids.sizes))
+
+
+def _sizes(held: NDArray[Any], levels: int, path: Path) -> tuple[int, ...]:
+    """The sizes of levels in an archive, one for each column of its codes."""
+    if held.dtype.kind not in "iu" or held.shape != (levels,) or not (held > 0).all():
+        raise DataError(
+            f"{path.name}: sizes is {held.dtype} of shape {held.shape}; expected the number of codes of each "
+            f"of {levels} levels. Write them so, or leave sizes out"
+        )
+    return tuple(int(n) for n in held)
 
 
 class NPY(Format):
@@ -149,11 +186,17 @@ def ids_of(path: Path) -> list[str]:
     import pyarrow.parquet as pq
 
     try:
+        check_growth(path, ["item_id"])
         ids: list[Any] = pq.read_table(path, columns=["item_id"])["item_id"].cast(pa.string()).to_pylist()
     except FileNotFoundError:
         raise DataError(
             f"there is no {path.name}, the ids of the items; it was written beside the codes"
         ) from None
-    except (OSError, pa.ArrowException, KeyError) as e:
-        raise DataError(f"{path.name} cannot be read as a table of ids ({e}); export it again") from None
+    except (OSError, pa.ArrowException, KeyError, ValueError) as e:
+        why = str(e).partition("\n")[0]
+        raise DataError(f"{path.name} cannot be read as a table of ids ({why}); export it again") from None
+    if None in ids:
+        raise DataError(
+            f"{path.name}: row {ids.index(None)} has no id; export the codes again, with their ids"
+        )
     return ids

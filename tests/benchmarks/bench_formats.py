@@ -1,4 +1,4 @@
-"""Writing and reading the SIDs of a million items in every format, beside Python's own json.
+"""Writing and reading the SIDs of a million items in every format, with memory, beside Python's own json.
 
     OMP_NUM_THREADS=2 .venv/bin/python tests/benchmarks/bench_formats.py [--items N] [--formats json,grid]
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import resource
 import sys
 import tempfile
 import time
@@ -31,6 +33,26 @@ def least(rounds: int, *sides: Callable[[], object]) -> list[float]:
             side()
             out[at] = min(out[at], time.perf_counter() - start)
     return out
+
+
+def peak(side: Callable[[], object]) -> float:
+    """Megabytes that a child of this process needed more than it had, while it did this once."""
+    into, out = os.pipe()
+    child = os.fork()
+    if not child:
+        before = resident()
+        side()
+        os.write(out, f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - before}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(out)
+    with os.fdopen(into) as said:
+        return float(said.read())
+
+
+def resident() -> float:
+    """Megabytes in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def main() -> None:
@@ -72,9 +94,15 @@ def main() -> None:
             (read,) = least(given.rounds, lambda: reading.read(path, "bench"))  # noqa: B023
             manifest.beside(path).unlink()
             other = f", json.dump of the same {times[2]:.2f} s" if len(times) > 2 else ""
+            grown = peak(lambda: reading.read(path, "bench"))  # noqa: B023
+            parsed = ""
+            if path.suffix == ".json":  # what Python's own parser takes, before anything is made of it
+                load = lambda: json.loads(path.read_text())  # noqa: B023, E731
+                (alone,) = least(given.rounds, load)
+                parsed = f"; json.loads alone {alone:.2f} s, {peak(load):,.0f} MB"
             say(
                 f"{name:16} {size:7.1f} MB  write {times[0]:.2f} s (text alone {times[1]:.2f} s{other})  "
-                f"read {read:.2f} s\n"
+                f"read {read:.2f} s, {grown:,.0f} MB{parsed}\n"
             )
 
 
