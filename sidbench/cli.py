@@ -290,7 +290,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """An item's SID, its neighbours in the tree and who shares its code."""
-    from sidbench.commands.results import show as execute
+    from sidbench.commands.show import show as execute
 
     raise typer.Exit(execute(run, item, Path(results), as_json=as_json))
 
@@ -436,7 +436,7 @@ def leaderboard(
 
     The page, leaderboard.html, is one file that opens offline.
     """
-    from sidbench.commands.results import leaderboard as execute
+    from sidbench.commands.leaderboard import leaderboard as execute
 
     raise typer.Exit(
         execute(
@@ -457,14 +457,14 @@ def compare(
         str,
         typer.Argument(
             help="A method of the results folder (all its seeds; rq-kmeans+suffix = with that resolver), a "
-            "run's id, or another results folder."
+            "run's id, another results folder, or a commit that holds the results folder."
         ),
     ],
     b: Annotated[str, typer.Argument(help="The same; b is judged by a.")],
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
-    """What moved beyond noise between two methods, runs, or results folders (of two machines or commits).
+    """What moved beyond noise between two methods, runs, results folders (of two machines), or commits.
 
     Exits with 0 where nothing got worse, 1 where something did beyond noise or failed that ran, 2 where they
     cannot be compared. Times are shown; they decide nothing.
@@ -481,7 +481,7 @@ def clean(
     as_json: Json = False,
 ) -> None:
     """List what is stale: records of older code, unreadable ones, left-overs. --yes removes it."""
-    from sidbench.commands.results import clean as execute
+    from sidbench.commands.clean import clean as execute
 
     raise typer.Exit(execute(Path(results), yes=yes, as_json=as_json))
 

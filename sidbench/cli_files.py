@@ -423,7 +423,7 @@ def import_(
 ) -> None:
     """Take in SIDs that another system made: what the file cannot say is asked for, never guessed."""
     from sidbench.commands.import_ import import_ as execute
-    from sidbench.commands.inspect import numbers
+    from sidbench.commands.subject import numbers
     from sidbench.format import how
 
     raise typer.Exit(

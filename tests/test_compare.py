@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +114,17 @@ def test_a_small_change_is_noise() -> None:
     found = compare(*sides(seeds("a", 0.500), seeds("a", 0.501)))
     assert verdicts(found)["recall@10"] == "same"
     assert not found.failed
+
+
+def test_one_lost_row_of_many_is_found() -> None:
+    """Corrected for hundreds of numbers, a bootstrap of too few draws could call nothing real."""
+    more = {"ndcg@10": 0.2, "collision_distinct": 0.1, "collision_traffic": 0.2, "collision_largest": 4.0}
+    before = [r for i in range(45) for r in seeds(f"m{i}", 0.5, 2, **more)]
+    after = [*seeds("m0", 0.3, 2, **more), *before[2:]]
+    found = compare(*sides(before, after))
+    assert sum(c.decides for c in found.changes) > 250
+    assert {(c.row, c.metric.name) for c in found.worse} >= {("m0", "recall@10")}
+    assert {c.row for c in found.worse} == {"m0"}
 
 
 def test_lower_is_better_where_a_metric_says_so() -> None:
@@ -274,6 +287,32 @@ def test_what_cannot_be_compared_is_said(sidbench_cli: Cli, tmp_path: Path) -> N
         found = sidbench_cli("compare", *arguments)
         assert found.code == 2
         assert said in found.err
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_two_commits_are_compared(sidbench_cli: Cli, tmp_path: Path) -> None:
+    """A results folder that a checkout holds, as it was at each of them."""
+
+    def git(*words: str) -> None:
+        named = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", "-C", str(tmp_path), *named, *words], check=True, capture_output=True)
+
+    root = saved(tmp_path / "results" / "published", seeds("good", 0.5))
+    (tmp_path / "unrelated").write_text("")
+    git("init", "--quiet")
+    git("add", "unrelated")
+    git("commit", "--quiet", "-m", "nothing yet")
+    for recall in (0.5, 0.4):
+        saved(root, seeds("good", recall))
+        git("add", "-f", ".")
+        git("commit", "--quiet", "-m", f"recall {recall}")
+    said = sidbench_cli("compare", "HEAD~1", "HEAD", "--results", root, "--json")
+    assert said.code == 1
+    worse = [c for c in json.loads(said.out)["changes"] if c["verdict"] == "worse"]
+    assert [(c["row"], c["metric"]) for c in worse] == [("good", "recall@10")]
+    assert worse[0]["low"] is not None  # the places of all users were there too
+    assert sidbench_cli("compare", "HEAD", root, "--results", root).code == 0
+    assert "holds no" in sidbench_cli("compare", "HEAD~2", "HEAD", "--results", root).err
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sidbench.report.differences import Difference, differences, letters
+from sidbench.report.differences import ALPHA, Difference, differences, letters, pairs
 
 Floats = NDArray[np.float64]
 
@@ -110,6 +110,15 @@ def test_holm_never_lowers_and_keeps_the_order() -> None:
         (alone,) = differences({k: rows[k] for k in (d.a, d.b)}, draws=2000)
         assert d.p >= alone.p
     assert differences(rows, draws=2000) == together
+
+
+@pytest.mark.parametrize("count", [1, 125, 300, 2000])
+def test_however_many_are_compared_what_is_clear_stays_so(count: int) -> None:
+    """The least p that draws can give, times as many as Holm corrects for, is below the level."""
+    rng = np.random.default_rng(6)
+    samples = {"good": {0: hits(rng, 0.9, 100)}, "bad": {0: hits(rng, 0.1, 100)}}
+    (found,) = pairs(samples, [("good", "bad")], together=count)
+    assert found.p * count < ALPHA
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -15,7 +15,7 @@ import pytest
 from rich.cells import cell_len
 
 from sidbench import metrics, registry
-from sidbench.commands.inspect import SECTIONS
+from sidbench.commands.measure import SECTIONS
 from sidbench.commands.results import find_run
 from sidbench.protocol import split
 from sidbench.record import Store

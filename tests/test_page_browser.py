@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sidbench.commands.results import leaderboard
+from sidbench.commands.leaderboard import leaderboard
 
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="selenium is not installed: pip install '.[test]'"

@@ -108,6 +108,30 @@ def test_a_perfect_proxy_is_found_and_noise_is_not() -> None:
     assert "Stability (ρ = +1.00)" in verdict(group)[0]
 
 
+def test_a_headline_that_is_the_same_for_all_goes_with_nothing() -> None:
+    rows = [record(f"m{i}", recall10=0.0, stability=i, gini=-i) for i in range(9)]
+    [group] = analyze(rows)
+    assert group.proxies == ()
+    assert "recall@10 is the same" in group.skipped["stability"]
+    assert "nothing was computed" in verdict(group)[0]
+
+
+def test_tables_of_equal_size_are_evidence_of_their_own() -> None:
+    """Three tables that say the same are more than one: their orders are not drawn alike."""
+    numbers = [(0.1, 2), (0.2, 1), (0.3, 4), (0.4, 3), (0.5, 7), (0.6, 5), (0.7, 6), (0.8, 8)]
+    rows = [
+        record(f"m{i}", dataset=name, recall10=y, stability=x)
+        for name in ("shop", "books", "toys")
+        for i, (y, x) in enumerate(numbers)
+    ]
+    groups = analyze(rows)
+    (alone, *_) = groups[0].proxies
+    (together,) = overall(groups)
+    assert together.rho == pytest.approx(alone.rho)
+    assert together.p < alone.p / 5
+    assert together.high - together.low < 0.8 * (alone.high - alone.low)
+
+
 def test_noise_alone_is_rarely_called_real() -> None:
     """Under no relation at all, corrected for all numbers tried: at most one table in twenty."""
     called = 0
@@ -312,8 +336,8 @@ def test_older_records_are_completed_from_their_artifacts(sidbench_cli: Cli, tmp
     line += ["--set", "rq-kmeans.codebook_size=8", "--set", "decoder.steps=3", "--results", root]
     assert sidbench_cli(*line).code == 0
     from sidbench.commands.analyze import _filled
-    from sidbench.commands.inspect import Loader
     from sidbench.commands.results import readable
+    from sidbench.commands.subject import Loader
 
     store = Store(root)
     [whole] = readable(store)

@@ -8,9 +8,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -18,12 +16,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from sidbench.commands.inspect import Loader, measure
-from sidbench.commands.results import open_store, read_board, readable
-from sidbench.errors import SidbenchError, StorageError, unknown
+from sidbench.commands.measure import measure
+from sidbench.commands.results import open_store, read_board, readable, write_files
+from sidbench.commands.subject import Loader
+from sidbench.errors import SidbenchError, unknown
 from sidbench.metrics import METRICS
-from sidbench.record import RunRecord, Store, atomically
-from sidbench.report.drawing import check_file, drawn_here
+from sidbench.record import RunRecord, Store
+from sidbench.report.drawing import check_file
 from sidbench.report.proxies import Group, analyze, numbers, verdict
 from sidbench.report.proxies_page import FOLDER, PAGE, file_name, interval, markdown, page, pictures, signed
 
@@ -55,14 +54,16 @@ def proxies(
     groups = analyze(whole)
     if check:
         return _check(stores[0], groups, as_json)
-    path = _write(stores[0], page(groups)) if write else None
+    path = stores[0].root / PAGE if write else None
+    if write:
+        write_files(stores[0], page(groups), FOLDER, "or add --no-write")
     if as_json:
         text = {
             "page": None if path is None else str(path),
             "tables": [numbers(g) for g in groups],
             "not_filled": reasons,
         }
-        sys.stdout.write(json.dumps(text, indent=2) + "\n")
+        sys.stdout.write(json.dumps(text, indent=2, allow_nan=False) + "\n")
         return 0
     width = max(60, min(shutil.get_terminal_size((80, 24)).columns, 120))
     console = Console(highlight=False, width=width)
@@ -132,27 +133,6 @@ def _check(store: Store, groups: Sequence[Group], as_json: bool) -> int:
         agrees = f"{store.root / PAGE} agrees with its records"
         sys.stdout.write("\n".join(wrong or [agrees]) + "\n")
     return 1 if wrong else 0
-
-
-def _write(store: Store, files: dict[str, str]) -> Path:
-    try:
-        for name, text in files.items():
-            path = store.root / name
-            path.parent.mkdir(exist_ok=True)
-            atomically(path, partial(_put, text))
-        for path in (store.root / FOLDER).glob("*.svg"):
-            if f"{FOLDER}/{path.name}" not in files and drawn_here(path.read_text()):
-                path.unlink()
-    except OSError as e:
-        raise StorageError(
-            f"{store.root / PAGE} cannot be written ({e.strerror}); the records stand. "
-            "Free space or change permissions, or add --no-write"
-        ) from None
-    return store.root / PAGE
-
-
-def _put(text: str, file: Any) -> None:
-    file.write(text.encode())
 
 
 def _print(console: Console, group: Group) -> None:

@@ -1,11 +1,16 @@
-"""sidbench compare: what moved beyond noise between two runs, methods, or results folders."""
+"""sidbench compare: what moved beyond noise between two runs, methods, results folders or commits."""
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import subprocess
 import sys
+import zipfile
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich import box
 from rich.console import Console
@@ -27,7 +32,8 @@ _STYLES = {"better": "bold green", "worse": "bold red", "same": "dim", "unknown"
 
 def compare(a: str, b: str, root: Path, *, as_json: bool) -> int:
     """Print what moved; 1 where something got worse beyond noise."""
-    found = compared(_side(a, root), _side(b, root))
+    with ExitStack() as open_:  # what is read of a commit lies in a folder for a while
+        found = compared(_side(a, root, open_), _side(b, root, open_))
     if as_json:
         sys.stdout.write(json.dumps(numbers(found), indent=2) + "\n")
     else:
@@ -35,8 +41,11 @@ def compare(a: str, b: str, root: Path, *, as_json: bool) -> int:
     return 1 if found.failed else 0
 
 
-def _side(name: str, root: Path) -> Side:
-    """A results folder (or a board in one), else runs of ours: by id, by method, or method+resolver."""
+def _side(name: str, root: Path, open_: ExitStack) -> Side:
+    """A results folder (or a board in one), else runs of ours: by id, by method, or method+resolver.
+
+    Else a commit of the checkout that the results folder is in: that folder as it was then.
+    """
     path = Path(name)
     if path.is_file() and path.name in (MARKDOWN, PAGE):
         path = path.parent
@@ -48,15 +57,45 @@ def _side(name: str, root: Path) -> Side:
     store = open_store(root)
     records = readable(store)
     runs = runs_named(records, name) or [r for r in records if r.id.startswith(name)]
+    if not runs and (commit := _commit(name, root)):
+        store = Store(_as_of(commit, name, root, open_))
+        return Side(name, tuple(readable(store)), store.vectors, named=False)
     if not runs:
         known = sorted({r.label for r in records})
         raise UsageError(
-            f"{name!r} is neither a folder nor a run in {root}{nearest(name.partition('+')[0], known)} "
+            f"{name!r} is neither a folder, nor a run in {root}, nor a commit"
+            f"{nearest(name.partition('+')[0], known)} "
             f"There are: {', '.join(known) or 'none'}; a run's id or method+resolver names one more closely"
         )
     if len({r.label for r in runs}) > 1:
         raise UsageError(f"{name!r} is the start of {len(runs)} runs: {', '.join(r.id for r in runs)}")
     return Side(name, tuple(runs), store.vectors, named=True)
+
+
+def _commit(name: str, root: Path) -> str:
+    """The full name of a commit; nothing where there is none, or no checkout, or no git."""
+    if not name or name.startswith("-") or shutil.which("git") is None:
+        return ""
+    return _git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").decode().strip()
+
+
+def _as_of(commit: str, name: str, root: Path, open_: ExitStack) -> Path:
+    """The results folder as it was at a commit, below a folder that goes when all is compared."""
+    packed = _git(root, "archive", "--format=zip", commit, "records")
+    if not packed:
+        raise UsageError(
+            f"commit {name} holds no {root / 'records'}: --results names the folder that it holds"
+        )
+    folder = Path(open_.enter_context(TemporaryDirectory(prefix="sidbench-compare-")))
+    with zipfile.ZipFile(io.BytesIO(packed)) as z:
+        z.extractall(folder)
+    return folder
+
+
+def _git(root: Path, *words: str) -> bytes:
+    """What git says; nothing where it fails."""
+    done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=False)
+    return b"" if done.returncode else done.stdout
 
 
 def _print(found: Comparison, a: str, b: str) -> None:

@@ -18,8 +18,9 @@ from rich.text import Text
 from sidbench.bench import Task
 from sidbench.budget import Budget
 from sidbench.callbacks import Callbacks
+from sidbench.commands.leaderboard import write_board
 from sidbench.commands.loading import loading
-from sidbench.commands.results import readable, write_board
+from sidbench.commands.results import readable
 from sidbench.decoder import Decoder
 from sidbench.display import Display, Several, row_name
 from sidbench.engines import Engine, opened

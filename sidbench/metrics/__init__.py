@@ -9,6 +9,7 @@ from sidbench.metrics.codebook import codebook_metrics, reconstruction_metrics, 
 from sidbench.metrics.collisions import (
     collision_metrics,
     floor_metrics,
+    placing_metrics,
     prefix_collisions,
     resolution_metrics,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "metric",
     "nearest_items",
     "places",
+    "placing_metrics",
     "prefix_collisions",
     "ranking_metrics",
     "reconstruction_metrics",

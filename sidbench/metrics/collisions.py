@@ -97,6 +97,13 @@ def resolution_metrics(
     return values
 
 
+def placing_metrics(facts: Mapping[str, Any]) -> dict[str, float]:
+    """Whom a resolver found no place for, as it says of itself in a record."""
+    told = facts.get("resolver") or {}
+    names = {"unplaced": "resolve_unplaced", "unfit_groups": "resolve_unfit_groups"}
+    return {name: float(told[own]) for own, name in names.items() if isinstance(told.get(own), int)}
+
+
 def _costs(
     codes: Codes, size: int, x: Embeddings, which: NDArray[np.int64], costs: Costs
 ) -> NDArray[np.float64]:
@@ -218,5 +225,18 @@ METRICS: tuple[Metric, ...] = (
         "the squared error of the whole SID), summed over all items, relative to before. Costs are each "
         "tokenizer's own, so it compares resolvers on one tokenizer, and does not show what a level that was "
         "added costs the decoder.",
+    ),
+    Metric(
+        name="resolve_unplaced", label="Without a place", source="sids", direction="lower", format=",.0f",
+        secondary=True, unit="items",
+        legend="Items beyond what their SID is meant to have that the resolver found no free place for, so "
+        "they stay where they are; absent where it moves nobody. Does not show whether another rule would "
+        "have found one.",
+    ),
+    Metric(
+        name="resolve_unfit_groups", label="Groups that do not fit", source="sids", direction="lower",
+        format=",.0f", secondary=True, unit="SIDs",
+        legend="SIDs that go on having more items than they are meant to. Does not show how many more: the "
+        "items without a place are these.",
     ),
 )  # fmt: skip

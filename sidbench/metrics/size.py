@@ -47,7 +47,7 @@ METRICS: tuple[Metric, ...] = (
         "Compare methods of equal bits; does not show how much of it is in use (perplexity does).",
     ),
     Metric(
-        name="sid_bits_added", label="Bits added", source="sids", direction="none", format=".3g",
+        name="sid_bits_added", label="Bits added", source="sids", direction="none", format=".2f",
         secondary=True, unit="an item",
         legend="The same of what the resolver adds to every SID: log2 of its level's size, 0 where it adds "
         "none. The level is as large as the largest group needs, so it does not show how many items use it.",

@@ -15,8 +15,11 @@ from sidbench.errors import DataError, UsageError
 from sidbench.metrics import METRICS, Metric
 from sidbench.metrics.ranks import item_mrr, item_ndcg, item_recall
 from sidbench.record import RunRecord
-from sidbench.report.board import Row, Value, Vectors, agreement, headline_cutoff, row_of, settings
+from sidbench.report.board import Vectors, agreement
+from sidbench.report.columns import headline_cutoff
 from sidbench.report.differences import ALPHA, holm, pairs
+from sidbench.report.rows import row_of, settings
+from sidbench.report.table import Row, Value
 
 #: Numbers that have a sample for every test target.
 _BY_TARGET = {"recall": item_recall, "ndcg": item_ndcg, "mrr": item_mrr}
@@ -98,11 +101,13 @@ def compare(a: Side, b: Side) -> Comparison:
             f"{a.name} and {b.name} have no row in common: of {len(one)} and {len(two)} rows none agree in "
             "dataset, protocol, resolver and label. Name two runs to compare any two"
         )
-    names = _names([(x, y) for x, y in found])
+    names = _names(found)
+    rows = [(row_of(name, x), row_of(name, y)) for name, (x, y) in zip(names, found, strict=True)]
+    # They are corrected for one another, so each must know how many there are.
+    together = sum(len(_both(left, right)) for left, right in rows)
     changes: list[Change] = []
     broken, given, single = [], {}, []
-    for name, (x, y) in zip(names, found, strict=True):
-        left, right = row_of(name, x), row_of(name, y)
+    for name, (x, y), (left, right) in zip(names, found, rows, strict=True):
         given[name] = _differing(x[0], y[0]) or _other_seeds(x, y)
         if left.seeds and not right.seeds:
             broken.append(f"{name}: {right.failures[0].reason}")
@@ -111,7 +116,7 @@ def compare(a: Side, b: Side) -> Comparison:
         known = all(len(row.seeds) > 1 or not _drawn(runs[0]) for row, runs in ((left, x), (right, y)))
         if not known:
             single.append(name)
-        changes += _changes(name, left, right, a.vectors, b.vectors, known=known)
+        changes += _changes(name, left, right, a.vectors, b.vectors, known=known, together=together)
     return Comparison(
         tuple(_corrected(changes)),
         tuple(broken),
@@ -237,20 +242,24 @@ def _flat(name: str, values: Any) -> dict[str, Any]:
     return {name.replace(".params.", "."): values}
 
 
-def _changes(name: str, a: Row, b: Row, of_a: Vectors, of_b: Vectors, *, known: bool) -> list[Change]:
-    """p-values not yet corrected; none where what seeds do is not known."""
+def _both(a: Row, b: Row) -> list[tuple[Metric, int | None]]:
+    """The numbers of two rows that have a better end; with the cut-off, where they have one."""
     cutoffs = [headline_cutoff(row.values) for row in (a, b)]
     k = cutoffs[0] if cutoffs[0] == cutoffs[1] else None
+    judged = [m for m in METRICS.values() if not m.secondary and m.direction != "none"]
+    found = [(m.at(k), k) if m.family and k else (m, None) for m in judged]
+    return [(m, at) for m, at in found if m.name in a.values and m.name in b.values]
+
+
+def _changes(
+    name: str, a: Row, b: Row, of_a: Vectors, of_b: Vectors, *, known: bool, together: int
+) -> list[Change]:
+    """p-values not yet corrected; none where what seeds do is not known."""
     out = []
-    for m in METRICS.values():
-        found = m.at(k) if m.family and k else m
-        if (m.family and not k) or found.name not in a.values or found.name not in b.values:
-            continue
-        if m.secondary or m.direction == "none":
-            continue
+    for found, k in _both(a, b):
         change = Change(name, found, a.values[found.name], b.values[found.name], None)
         of_target = _BY_TARGET.get(found.name.partition("@")[0])
-        sampled = _bootstrapped(a, b, of_a, of_b, of_target, k) if of_target and k else None
+        sampled = _bootstrapped(a, b, of_a, of_b, of_target, k, together) if of_target and k else None
         if sampled:
             out.append(replace(change, p=sampled[0] if known else None, low=sampled[1], high=sampled[2]))
         else:
@@ -259,7 +268,7 @@ def _changes(name: str, a: Row, b: Row, of_a: Vectors, of_b: Vectors, *, known: 
 
 
 def _bootstrapped(
-    a: Row, b: Row, of_a: Vectors, of_b: Vectors, of_target: Any, k: int
+    a: Row, b: Row, of_a: Vectors, of_b: Vectors, of_target: Any, k: int, together: int
 ) -> tuple[float, float, float] | None:
     """The chance of so large a difference, and its interval; nothing where the targets are not the same."""
     samples: dict[str, dict[int, NDArray[np.float64]]] = {}
@@ -277,7 +286,7 @@ def _bootstrapped(
     data = {r.key["dataset"]["fingerprint"] for row in (a, b) for r in row.runs}
     if len(users) != 1 or len(data) != 1:
         return None
-    (d,) = pairs(samples, [("b", "a")], users=next(iter(users.values())))
+    (d,) = pairs(samples, [("b", "a")], users=next(iter(users.values())), together=together)
     return d.p, d.low, d.high
 
 

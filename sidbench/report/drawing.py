@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -168,13 +169,18 @@ def width(text: str) -> float:
 
 
 def place_labels(
-    points: Sequence[tuple[float, float, str]], space: tuple[float, float]
+    points: Sequence[tuple[float, float, str]],
+    space: tuple[float, float],
+    lines: Sequence[tuple[float, float]] = (),
 ) -> list[tuple[float, float] | None]:
     """Where the label of each point starts, such that none covers another or a point; the first come first.
 
-    Labels without a free place are left out: who points at their mark reads them.
+    Nor do they lie on a line that goes from point to point, up, down or across. Labels without a free place
+    are left out: who points at their mark reads them.
     """
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y, _ in points]
+    for (x0, y0), (x1, y1) in itertools.pairwise(lines):
+        taken.append((min(x0, x1) - 1, min(y0, y1) - 1, max(x0, x1) + 1, max(y0, y1) + 1))
     out: list[tuple[float, float] | None] = []
     for x, y, text in points:
         w, h = width(text), SIZE + 1

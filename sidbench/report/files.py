@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from sidbench.report.board import Table, Vectors, tables
+from sidbench.report.board import Vectors, tables
 from sidbench.report.charts import figures, file_name
 from sidbench.report.check import check
 from sidbench.report.drawing import check_file
 from sidbench.report.markdown import leaderboard
 from sidbench.report.page import check_page, page
+from sidbench.report.table import Table
 
 if TYPE_CHECKING:
     from sidbench.record import RunRecord

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from sidbench.metrics import ABSENT, METRICS, Metric, metric
 from sidbench.report import words
-from sidbench.report.board import Part, Row, Table, Vectors, tables
+from sidbench.report.board import Vectors, tables
 from sidbench.report.charts import figures, file_name
 from sidbench.report.overview import COLUMNS, Family, Ranks, families, ranks
+from sidbench.report.table import Part, Row, Table
 
 if TYPE_CHECKING:
     from sidbench.record import RunRecord

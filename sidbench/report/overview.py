@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sidbench.report import words
-from sidbench.report.board import Row, Table
+from sidbench.report.table import Row, Table
 
 #: Of each method's best resolver, and of all of them.
 COLUMNS = (
@@ -21,6 +21,7 @@ COLUMNS = (
     "resolve_moved",
     "resolve_added_cost",
     "resolve_seconds",
+    "resolve_unplaced",
 )
 
 

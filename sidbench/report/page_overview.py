@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 from sidbench.metrics import ABSENT, Metric, metric
 from sidbench.report import words
-from sidbench.report.board import Row, Table
 from sidbench.report.charts.scale import key
 from sidbench.report.overview import COLUMNS, Family, Ranks, families, ranks
-
-#: A heading that sorts, as the boards have it: label, and by name its unit, its legend, which end is better.
-Head = Callable[..., str]
+from sidbench.report.page_parts import head, heads, line, panel
+from sidbench.report.table import Row, Table
 
 
 @dataclass(frozen=True)
@@ -26,33 +24,31 @@ class Section:
     html: str
 
 
-def sections(tables: Sequence[Table], head: Head, shown: dict[str, Metric]) -> list[Section]:
+def sections(tables: Sequence[Table], shown: dict[str, Metric]) -> list[Section]:
     """Nothing where a table stands alone. A row opens what its board says of it."""
     rows = {run.id: key(table, row) for table in tables for row in table.rows for run in row.runs}
     across, kin = ranks(tables), families(tables)
     out = [
-        _ranks(found, f"Over {title}", f"over-{i}", head, rows, shown)
+        _ranks(found, f"Over {title}", f"over-{i}", rows, shown)
         for i, (found, title) in enumerate(zip(across, words.titles([r.table for r in across]), strict=True))
     ]
     for i, (family, title) in enumerate(zip(kin, words.titles([f.best for f in kin]), strict=True)):
         what = "the best resolver of each method" if len(family.resolvers) > 1 else "SIDs of every length"
-        out.append(_family(family, f"{title}: {what}", f"best-{i}", head, rows, shown))
+        out.append(_family(family, f"{title}: {what}", f"best-{i}", rows, shown))
     return out
 
 
-def _ranks(
-    found: Ranks, title: str, own: str, head: Head, rows: dict[str, str], shown: dict[str, Metric]
-) -> Section:
+def _ranks(found: Ranks, title: str, own: str, rows: dict[str, str], shown: dict[str, Metric]) -> Section:
     column = metric(found.headline)
     shown[column.name] = column
-    heads = [head("Method", text=True), head("Mean rank", title=found.note)]
-    heads += [head(name, unit=f"rank by {column.label}") for name in found.datasets]
+    named = [head("Method", text=True), head("Mean rank", title=found.note)]
+    named += [head(name, unit=f"rank by {column.label}") for name in found.datasets]
     lines = []
     for r in found.rows:
         best = ' class="best"' if r.row.name in found.best else ""
         cells = [f'<td{best} data-v="{r.mean!r}">{r.mean:.2f}</td>']
         cells += [f'<td data-v="{rank!r}">{rank:.3g}</td>' for rank in r.ranks]
-        lines.append(_line(r.row, r.row.name, cells, rows))
+        lines.append(line(_opens(r.row, rows), r.row, r.row.name, cells))
     names = [r.row.name for r in found.rows if r.row.name in found.best]
     lead = (
         f"<b>{escape(' and '.join(names))}</b> {'has' if len(names) == 1 else 'have'} the best mean rank of "
@@ -61,20 +57,17 @@ def _ranks(
         else f"Mean ranks over {len(found.datasets)} datasets."
     )
     first = next((r for r in found.rows if r.row.kind == "method"), found.rows[0])
-    panel = _panel(f"{own}-0", "Mean ranks", title, heads, lines)
-    html = _section(own, title, lead, found.note, [panel])
+    html = _section(own, title, lead, found.note, [panel(f"{own}-0", "Mean ranks", title, named, lines)])
     return Section(own, title, f"{first.row.name}: mean rank {first.mean:.2f}", html)
 
 
-def _family(
-    family: Family, title: str, own: str, head: Head, rows: dict[str, str], shown: dict[str, Metric]
-) -> Section:
+def _family(family: Family, title: str, own: str, rows: dict[str, str], shown: dict[str, Metric]) -> Section:
     (column,) = family.whole.columns(["recall@H"])
-    panels = [_panel(f"{own}-0", "Best", title, *_rows_of(family, family.best, head, rows, shown))]
+    panels = [panel(f"{own}-0", "Best", title, *_rows_of(family, family.best, rows, shown))]
     if len(family.resolvers) > 1:
-        panels.append(_panel(f"{own}-1", f"{column.label} by resolver", title, *_grid(family, head, rows)))
-        every = _rows_of(family, family.whole, head, rows, shown)
-        panels.append(_panel(f"{own}-2", "Every pair", title, *every))
+        panels.append(panel(f"{own}-1", f"{column.label} by resolver", title, *_grid(family, rows)))
+        every = _rows_of(family, family.whole, rows, shown)
+        panels.append(panel(f"{own}-2", "Every pair", title, *every))
     first = next(row for row in family.best.rows if family.named[row.name].resolver)
     by = family.named[first.name]
     value = family.best.cell(first, column)
@@ -88,23 +81,15 @@ def _family(
 
 
 def _rows_of(
-    family: Family, table: Table, head: Head, rows: dict[str, str], shown: dict[str, Metric]
+    family: Family, table: Table, rows: dict[str, str], shown: dict[str, Metric]
 ) -> tuple[list[str], list[str]]:
     """Rows of several resolvers and shapes, which their first columns name."""
     columns = table.columns(COLUMNS)
     shown.update({c.name: c for c in columns})
     several = len(family.resolvers) > 1
-    heads = [head("Method", text=True), head("SIDs", text=True)]
-    heads += [head("Resolver", text=True)] if several else []
-    heads += [
-        head(
-            c.label,
-            unit=c.unit,
-            title=c.legend,
-            first="ascending" if c.direction == "lower" else "descending",
-        )
-        for c in columns
-    ]
+    named = [head("Method", text=True), head("SIDs", text=True)]
+    named += [head("Resolver", text=True)] if several else []
+    named += heads(columns)
     best = {c.name: table.best(c) for c in columns if c.source == "ranking"}
     lines = []
     for row in table.rows:
@@ -117,11 +102,11 @@ def _rows_of(
             sort = f' data-v="{value.mean!r}"' if value else ""
             text = table.cell(row, c) if c.source == "ranking" else c.show(value.mean if value else None)
             cells.append(f"<td{marked}{sort}>{escape(text)}</td>")
-        lines.append(_line(row, n.method, cells, rows))
-    return heads, lines
+        lines.append(line(_opens(row, rows), row, n.method, cells))
+    return named, lines
 
 
-def _grid(family: Family, head: Head, rows: dict[str, str]) -> tuple[list[str], list[str]]:
+def _grid(family: Family, rows: dict[str, str]) -> tuple[list[str], list[str]]:
     """A line a method, a column a resolver."""
     (name, *resolvers), *grid = family.grid
     (column,) = family.whole.columns(["recall@H"])
@@ -132,7 +117,7 @@ def _grid(family: Family, head: Head, rows: dict[str, str]) -> tuple[list[str], 
         for n in [family.named[row.name]]
         if column.name in row.values
     }
-    heads = [head(name, text=True), *(head(r, first="descending") for r in resolvers)]
+    named = [head(name, text=True), *(head(r, first="descending") for r in resolvers)]
     lines = []
     for method, *texts in grid:
         cells = []
@@ -140,30 +125,13 @@ def _grid(family: Family, head: Head, rows: dict[str, str]) -> tuple[list[str], 
             mean = means.get((method, resolver))
             sort = "" if mean is None else f' data-v="{mean!r}"'
             cells.append(f"<td{sort}>{escape(text)}</td>")
-        lines.append(_line(first[method], method, cells, rows))
-    return heads, lines
+        lines.append(line(_opens(first[method], rows), first[method], method, cells))
+    return named, lines
 
 
-def _line(row: Row, name: str, cells: Sequence[str], rows: dict[str, str]) -> str:
-    own = next((rows[run.id] for run in row.runs if run.id in rows), "")
-    badge = f'<span class="badge">{row.kind}</span>' if row.kind != "method" else ""
-    find = escape(f"{row.name} {row.kind} {words.parameters(row.params)}".lower())
-    aside = ' class="aside"' if row.kind != "method" else ""
-    named = f'<a class="open" href="#{own}">{escape(name)}</a>' if own else escape(name)
-    return (
-        f'<tr{aside} data-row="{own}" data-kind="{row.kind}" data-find="{find}">'
-        f'<th scope="row" data-v="{escape(name)}">{named}{badge}</th>{"".join(cells)}</tr>\n'
-    )
-
-
-def _panel(own: str, name: str, title: str, heads: Sequence[str], lines: Sequence[str]) -> str:
-    return (
-        f'<div class="panel" id="{own}"><h3>{escape(name)}</h3>'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(f"{name}: {title}")}">'
-        f'<table class="boardtable"><thead><tr>{"".join(heads)}</tr></thead>\n'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-        '<p class="none" hidden>No row is left: the filter above hides them all.</p></div>\n'
-    )
+def _opens(row: Row, rows: dict[str, str]) -> str:
+    """What its own board calls the row."""
+    return next((rows[run.id] for run in row.runs if run.id in rows), "")
 
 
 def _section(own: str, title: str, lead: str, note: str, panels: Sequence[str]) -> str:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from sidbench.metrics import METRICS
 from sidbench.report import words
-from sidbench.report.board import Row, Table, tables
+from sidbench.report.board import tables
 from sidbench.report.differences import holm
+from sidbench.report.table import Row, Table
 
 if TYPE_CHECKING:
     from sidbench.record import RunRecord
@@ -110,14 +111,15 @@ def analyze(records: Iterable[RunRecord]) -> list[Group]:
 def overall(groups: list[Group]) -> list[Overall]:
     """The mean correlation over tables; nothing where fewer than two could be computed."""
     whole = [g for g in groups if g.proxies]
+    rng = np.random.default_rng(0)
     out = []
     for name in candidates():
         each = [p for g in whole for p in g.proxies if p.name == name]
         if len(whole) < 2 or len(each) < 2:
             continue
-        draws = np.mean([p.draws for p in each], axis=0)
-        # Orders are drawn table by table; a table with all of its few orders repeats them.
-        orders = np.mean([np.resize(p.orders, ORDERS) for p in each], axis=0)
+        # Tables of equally many rows were drawn alike: each is put in an order of its own before they meet.
+        draws = np.mean([rng.permutation(p.draws) for p in each], axis=0)
+        orders = np.mean([rng.choice(p.orders, ORDERS) for p in each], axis=0)
         rho = float(np.mean([p.rho for p in each]))
         low, high = _middle(draws)
         same = sum(math.copysign(1, p.rho) == math.copysign(1, rho) for p in each)
@@ -154,6 +156,8 @@ def _group(table: Table, title: str) -> Group:
             skipped[name] = f"only {len(having)} tokenizers have it"
         elif len({r.values[name].mean for r in having}) < 2:
             skipped[name] = "the same for all"
+        elif len({r.values[headline].mean for r in having}) < 2:
+            skipped[name] = f"{headline} is the same for all that have it"
         else:
             found.append(_proxy(name, headline, having, [r for r in floors if name in r.values]))
     corrected = holm([p.p for p in found])

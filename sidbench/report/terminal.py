@@ -14,9 +14,11 @@ from rich.text import Text
 
 from sidbench.metrics import ABSENT, METRICS, Metric, metric
 from sidbench.report import words
-from sidbench.report.board import ALL, FLIPPED, Row, Table, Vectors
+from sidbench.report.board import Vectors
 from sidbench.report.board import tables as comparable
+from sidbench.report.columns import ALL
 from sidbench.report.overview import Family, Ranks, families, ranks
+from sidbench.report.table import FLIPPED, Row, Table
 
 if TYPE_CHECKING:
     from sidbench.record import RunRecord
@@ -27,6 +29,7 @@ _WANTED = (
     "ndcg@H",
     "recall_cold@H",
     "recall_warm@H",
+    "mrr@H",
     "collision_items",
     "fit_seconds",
     "search_users_per_second",
@@ -41,6 +44,7 @@ _WANTED = (
 _ORDER = (
     "recall@H",
     "ndcg@H",
+    "mrr@H",
     "recall_warm@H",
     "recall_cold@H",
     "sid_recall@H",
@@ -63,6 +67,7 @@ FAMILY = (
     "resolve_moved",
     "resolve_added_cost",
     "resolve_seconds",
+    "resolve_unplaced",
     "collision_items",
 )
 #: Characters between two columns.
@@ -169,9 +174,7 @@ def _family(family: Family, title: str, view: _View, *, matrix: bool) -> Rendera
         below.append(Text("Every resolver: sidbench leaderboard --matrix", style="dim"))
     for own in family.tables:
         resolver = words.resolver(own).replace("`", "")
-        below += [
-            Text(f"{resolver}: {note}", style="yellow") for note in own.notes if note.startswith(FLIPPED)
-        ]
+        below += [Text(f"{resolver}: {note}", style="yellow") for note in own.notes if FLIPPED in note]
         below += [
             Text(f"{r.name}, {resolver}, seed {f.seed}, {f.reason}", style="red")
             for r in own.rows

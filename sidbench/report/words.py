@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sidbench.metrics import METRICS
-from sidbench.report.board import Table
+from sidbench.report.table import Table
 
 
 def facts(table: Table) -> list[tuple[str, str]]:
@@ -123,8 +123,8 @@ def hardware(table: Table) -> str:
         [
             *gpu,
             str(h["cpu"]),
-            f"{h['cores']} cores",
-            f"{h['threads']} threads",
+            count(h["cores"], "core"),
+            count(h["threads"], "thread"),
             memory,
             f"device {h['device']}",
         ]
@@ -218,6 +218,11 @@ def parameters(params: dict[str, Any]) -> str:
 def code(text: str) -> str:
     """Text as it is, in a code span: nothing in it is markup, and no empty line ends the span."""
     return f"`{' '.join(text.splitlines()).replace('`', chr(39))}`"
+
+
+def count(n: int, what: str) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def plain(value: Any) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sidbench.report.board import Table, Vectors, siblings
+from sidbench.report.board import Vectors, siblings
 from sidbench.report.charts.lines import fitting, learning, lengths, popularity, read_curves
 from sidbench.report.charts.pareto import BITS, frontier, pareto
 from sidbench.report.charts.rows import differences, quality
 from sidbench.report.charts.scale import CHARTS, file_name, key
 from sidbench.report.charts.usage import levels, usage
 from sidbench.report.drawing import Figure
+from sidbench.report.table import Table
 
 __all__ = ["CHARTS", "Figure", "figures", "file_name", "frontier", "key"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sidbench.errors import DataError
 from sidbench.metrics import metric
 from sidbench.report import words
-from sidbench.report.board import Table, Vectors
+from sidbench.report.board import Vectors
 from sidbench.report.charts.scale import (
     HEIGHT,
     WIDTH,
@@ -29,6 +29,7 @@ from sidbench.report.drawing import (
     thinned,
     told,
 )
+from sidbench.report.table import Table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sidbench.metrics import Metric, metric
-from sidbench.report.board import Row, Table, Value
 from sidbench.report.charts.scale import (
     HEIGHT,
     WIDTH,
@@ -27,6 +26,7 @@ from sidbench.report.drawing import (
     place_labels,
     told,
 )
+from sidbench.report.table import Row, Table, Value
 
 BITS = Metric(
     name="bits_in_use", label="Bits in use", source="sids", direction="lower", format=".1f",
@@ -61,16 +61,15 @@ def pareto(table: Table, name: str, short: str, against: str) -> Figure | None:
     seen = bool(rule) and ys[0] <= rule[0]["y"] <= ys[1]
     at = [(x.mean, r.values[head].mean) for r, x in found]
     front = set(frontier(at, lower=across.direction == "lower"))
+    steps = _stairs([at[i] for i in sorted(front, key=at.__getitem__)], across.direction == "lower")
+
+    def pixel(x: float, y: float) -> tuple[float, float]:
+        return WIDTH * share(x, xs, log=log), HEIGHT * (1 - share(y, ys, log=False))
+
     order = sorted(range(len(found)), key=lambda i: (i not in front, i))
-    pixels = [
-        (
-            WIDTH * share(found[i][1].mean, xs, log=log),
-            HEIGHT * (1 - share(found[i][0].values[head].mean, ys, log=False)),
-            found[i][0].name,
-        )
-        for i in order
-    ]
-    places = dict(zip(order, place_labels(pixels, (WIDTH, HEIGHT)), strict=True))
+    named = [(*pixel(*at[i]), found[i][0].name) for i in order]
+    edge = [pixel(step["x"], step["y"]) for step in steps]
+    places = dict(zip(order, place_labels(named, (WIDTH, HEIGHT), edge), strict=True))
     data: list[dict[str, Any]] = []
     for i, (r, x) in enumerate(found):
         y, place = r.values[head], places[i]
@@ -93,9 +92,6 @@ def pareto(table: Table, name: str, short: str, against: str) -> Figure | None:
                 ],
             }
         )
-    steps = _stairs(
-        [data[i] for i in sorted(front, key=lambda i: found[i][1].mean)], across.direction == "lower"
-    )
     better = {
         "lower": "fewer is better" if short != "bits" else "shorter is better",
         "higher": "more is better",
@@ -161,13 +157,13 @@ def _at(row: Row, name: str) -> Value | None:
     return Value(sum(math.log2(p) for p in levels if p > 0), None) if levels else None
 
 
-def _stairs(points: Sequence[Mapping[str, Any]], lower: bool) -> list[dict[str, float]]:
+def _stairs(points: Sequence[tuple[float, float]], lower: bool) -> list[dict[str, float]]:
     """The edge of what is reached, through points in order of x."""
     out: list[tuple[float, float]] = []
-    for p in points:
+    for x, y in points:
         if out:  # between two points, what is reached is the worse of each
-            out.append((p["x"], out[-1][1]) if lower else (out[-1][0], p["y"]))
-        out.append((p["x"], p["y"]))
+            out.append((x, out[-1][1]) if lower else (out[-1][0], y))
+        out.append((x, y))
     return [{"x": x, "y": y, "order": i} for i, (x, y) in enumerate(out)]
 
 

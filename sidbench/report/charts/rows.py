@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from sidbench.metrics import metric
-from sidbench.report.board import Table
 from sidbench.report.charts.scale import (
     KINDS,
     LINE,
@@ -22,6 +21,7 @@ from sidbench.report.drawing import (
     told,
     width,
 )
+from sidbench.report.table import Table
 
 
 def quality(table: Table) -> Figure | None:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 
 from sidbench.metrics import METRICS
 from sidbench.record import slug
-from sidbench.report.board import Row, Table
 from sidbench.report.drawing import (
     BLUE,
     GREY,
@@ -17,6 +16,7 @@ from sidbench.report.drawing import (
     Figure,
     width,
 )
+from sidbench.report.table import Row, Table
 
 #: The folder of all pictures.
 CHARTS = "charts"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from sidbench.report import words
-from sidbench.report.board import Table
 from sidbench.report.charts.lines import Curves
 from sidbench.report.charts.scale import (
     LINE,
@@ -22,6 +21,7 @@ from sidbench.report.drawing import (
     chart,
     told,
 )
+from sidbench.report.table import Table
 
 #: How full a code is beside an even share of the items, from emptiest to fullest.
 FILLS = ("none", "under ¼", "¼ to ½", "½ to 1", "1 to 2", "2 to 4", "over 4")
