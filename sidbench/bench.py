@@ -10,7 +10,6 @@ import os
 import random
 import re
 import shutil
-import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from sidbench import checkpoints, clock, metrics, progress, provenance
+from sidbench import checkpoints, clock, metrics, parts, progress, provenance
 from sidbench.dataset import Corpus, Dataset, Embeddings, Sequences, some_rows
 from sidbench.decoder import Decoder
 from sidbench.errors import ContractError, RanksError, SidbenchError, StorageError, UsageError
@@ -402,12 +401,12 @@ def _save_artifact(folder: Path, tokenizer: Tokenizer, sids: SIDs, corpus: Corpu
     """Write the fitted tokenizer and the SIDs; the folder gets its name when it is whole."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as parts:
-            part = Path(parts) / folder.name
+        with parts.folder_beside(folder) as beside:
+            part = beside / folder.name
             tokenizer.save(part)
             sids.save(part, corpus.titles)
             if folder.exists():
-                folder.replace(Path(parts) / "before")
+                folder.replace(beside / "before")
             part.replace(folder)
     except (OSError, SafetensorError) as e:
         if not _disk_refuses(e, folder.parent):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cache
@@ -11,12 +12,16 @@ from functools import cache
 from sidbench import provenance
 from sidbench.bench import Bench, Task, fresh, run_one, warm_up
 from sidbench.callbacks import Callbacks
+from sidbench.catalogue.files import NoLocks, locked
 from sidbench.decoder import Decoder
 from sidbench.engines import Engine, Local, Lost, Needs
 from sidbench.errors import StorageError, UsageError
 from sidbench.logger import Logger
 from sidbench.plan import Plan, limit_threads
 from sidbench.record import RunRecord, Store, run_id
+
+#: Seconds after which a file server gives back the locks of a node that has died, and some more.
+LEASE = 150.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +65,7 @@ def run_plan(
     """Run what is not done, telling of each row as it starts and ends; every row's record, in order."""
     env = {**provenance.versions(), "command": command}
     rows = Rows(plan.bench, plan.tasks, plan.store, env)
-    work = run_row
+    work: Callable[[Rows, int], Done] = run_row
     decoder = _decoder(plan.todo)
     if not isinstance(engine, Local):
         work = run_row_there
@@ -77,6 +82,7 @@ def run_plan(
         finished(i, plan.tasks[i], done)
 
     for i, record in plan.done.items():
+        plan.store.sweep(record.key)
         end(i, Done(record, 0.0, reused=True))
     todo = [i for i in range(len(plan.tasks)) if i not in plan.done]
     if todo:
@@ -93,11 +99,25 @@ def run_plan(
     return [records[i] for i in range(len(plan.tasks))]
 
 
-def run_row(rows: Rows, i: int) -> Done:
+def run_row(rows: Rows, i: int, patience: float = 0.0) -> Done:
     """One row, in a process that is ready for it."""
     begun = time.perf_counter()
-    record = run_one(rows.tasks[i], rows.bench, rows.store, rows.env)
+    with _alone(rows, i, patience):
+        record = run_one(rows.tasks[i], rows.bench, rows.store, rows.env)
     return Done(record, time.perf_counter() - begun)
+
+
+@contextmanager
+def _alone(rows: Rows, i: int, patience: float) -> Iterator[None]:
+    """One process a row: two would write over each other's checkpoints. What dead ones left goes first."""
+    task, store = rows.tasks[i], rows.store
+    key = task.key(rows.bench)
+    with ExitStack() as stack:
+        with suppress(NoLocks):  # such a file system leaves it to whoever starts runs
+            row = f"{task.label} (seed {task.seed}) in {store.root}"
+            stack.enter_context(locked(store.claim(key), row, patience))
+        store.sweep(key)
+        yield
 
 
 def run_row_there(rows: Rows, i: int) -> Done:
@@ -115,7 +135,7 @@ def run_row_there(rows: Rows, i: int) -> Done:
     # Loggers live where the numbers are reported.
     with Callbacks(rows.loggers, rows.bench, rows.store.root / "logs", notes.append) as callbacks:
         callbacks.started(task)
-        done = run_row(rows, i)
+        done = run_row(rows, i, LEASE)
         callbacks.finished(done.record)
     return replace(done, notes=notes)
 

@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from sidbench import parts
 from sidbench.errors import DataError, StorageError
 
 SCHEMA = 1
@@ -83,6 +84,15 @@ class Store:
     def unfinished(self, key: dict[str, Any]) -> Path:
         """Where a run that is not done leaves what it will go on from."""
         return self.root / "unfinished" / run_id(key)
+
+    def claim(self, key: dict[str, Any]) -> Path:
+        """The file that the process which runs this row holds a lock on."""
+        return self.root / "unfinished" / f".{run_id(key)}.lock"
+
+    def sweep(self, key: dict[str, Any]) -> None:
+        """Remove what processes that were killed left half written of this run."""
+        for path in (self.path(key), self.path(key).with_suffix(".npz"), self.artifact(key)):
+            parts.sweep(path)
 
     def check_writable(self) -> None:
         """Fail before the work, not after it."""
@@ -187,15 +197,10 @@ def slug(name: str) -> str:
 
 def atomically(path: Path, write: Callable[[Any], Any]) -> None:
     """Write a file that appears whole or not at all, whatever happens in between."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    part = Path(name)
-    try:
+    with parts.file_beside(path) as (handle, part):
         with os.fdopen(handle, "wb") as f:
             write(f)
             f.flush()
             os.fsync(f.fileno())
         part.chmod(0o644)
         part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

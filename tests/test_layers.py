@@ -16,7 +16,7 @@ PACKAGE = Path(sidbench.__file__).parent
 ROOT = PACKAGE.parent
 #: From below to above; a module imports its own layer and those below it.
 LAYERS = (
-    ("errors", "origins", "progress", "clock", "checkpoints", "sidbench"),
+    ("errors", "origins", "parts", "progress", "clock", "checkpoints", "sidbench"),
     ("plugin", "budget", "sids", "provenance"),
     (
         "dataset",

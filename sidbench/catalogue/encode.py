@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from sidbench import __version__, provenance, registry
+from sidbench import __version__, parts, provenance, registry
 from sidbench.catalogue.files import (
     Digest,
     locked,
@@ -24,6 +23,7 @@ from sidbench.catalogue.files import (
     stamp,
     write_json,
 )
+from sidbench.catalogue.ids import check_ids
 from sidbench.catalogue.job import (
     Entry,
     Job,
@@ -177,6 +177,7 @@ def _as_fitted(model: Path) -> None:
 
 def _encode(job: Job, vectors: Vectors, place: Place, resolver: Resolver | None, run: Runner) -> Encoded:
     remove_parts(place.parts)
+    parts.sweep(place.parts / "shared")  # by which workers elsewhere knew the folder
     if place.final is not None:
         remove_parts(place.final.parent, place.final.name)
     about = _about(job, vectors, place, resolver)
@@ -205,23 +206,6 @@ def _encode(job: Job, vectors: Vectors, place: Place, resolver: Resolver | None,
         )
     encoded.manifest = _complete(job, vectors, place, resolver, held)
     return encoded
-
-
-def check_ids(vectors: Vectors, step: int = 1 << 20) -> None:
-    """Two rows of one id would be two SIDs of one item."""
-    if vectors.ids(0, 1) is None:
-        return
-    spans = ((at, min(at + step, vectors.rows)) for at in range(0, vectors.rows, step))
-    ids = pa.chunked_array([vectors.ids(*span) for span in spans])
-    if (distinct := pc.count_distinct(ids).as_py()) == len(ids):
-        return
-    counts = pc.value_counts(ids)
-    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")[0].as_py()
-    rows = np.flatnonzero(pc.equal(ids, pa.scalar(twice, ids.type)).to_numpy())[:2]
-    raise DataError(
-        f"{vectors.path}: {len(ids) - distinct:,} ids stand for more than one row, such as {twice!r} in rows "
-        f"{rows[0]:,} and {rows[1]:,}; give every item one row"
-    )
 
 
 def _about(job: Job, vectors: Vectors, place: Place, resolver: Resolver | None) -> dict[str, Any]:

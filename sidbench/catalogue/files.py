@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +19,12 @@ from sidbench.errors import DataError, StorageError, UsageError
 from sidbench.vectors import Floats, Vectors
 
 CHUNK = 1 << 20
+#: What a file system says that keeps no locks.
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+class NoLocks(StorageError):
+    """Nothing keeps two processes from writing to one place."""
 
 
 def sha256(*paths: Path) -> str:
@@ -139,28 +147,21 @@ def refused(path: Path, error: OSError) -> StorageError:
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
-    """One writer at a time; the system gives the lock back whatever becomes of its holder."""
+def locked(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+    """One writer at a time; the system gives the lock back whatever becomes of its holder.
+
+    A file server may learn only after so many seconds of `patience` that a holder is dead.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.read(handle, 100).decode(errors="replace").strip()
-                os.close(handle)
-                raise UsageError(
-                    f"another sidbench{f' (process {holder})' if holder else ''} is writing to {what}; wait "
-                    "until it is done, or name another place"
-                ) from None
-            # Who had it before may have removed the file: then this lock keeps nobody out.
-            if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
-                break
-            os.close(handle)
+        handle = _taken(path, what, time.monotonic() + patience)
         os.truncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
     except OSError as e:
+        if e.errno in NO_LOCKS:
+            raise NoLocks(
+                f"{path.parent} lies on a file system without locks ({e.strerror}), so two commands could "
+                "write to it at once: mount it with locks, or name a folder elsewhere"
+            ) from None
         raise refused(path, e) from None
     try:
         yield
@@ -169,3 +170,29 @@ def locked(path: Path, what: str) -> Iterator[None]:
         with suppress(OSError):  # a folder that nothing is kept in for a next time
             path.parent.rmdir()
         os.close(handle)
+
+
+def _taken(path: Path, what: str, until: float) -> int:
+    """The open file, with the lock on it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # who is done there took the folder away again
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Who had it before may have removed the file: then this lock keeps nobody out.
+                if os.path.samestat(path.stat(), os.fstat(handle)):
+                    return handle
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    holder = os.read(handle, 100).decode(errors="replace").strip()
+                    os.close(handle)
+                    raise UsageError(
+                        f"another sidbench{f' (process {holder})' if holder else ''} is writing to {what}; "
+                        "wait until it is done, or name another place"
+                    ) from None
+                time.sleep(0.2)
+            except OSError:
+                os.close(handle)
+                raise
+            os.close(handle)

@@ -59,9 +59,9 @@ def fit(
     with locked(out / ".lock", str(out)):
         vectors = source.open()
         about = _about(tokenizer, vectors, sample)
-        if redo:
-            _begin_anew(out)
-        if (known := _known(out, about, vectors)) is not None:
+        if redo:  # what is there stays until another takes its place
+            shutil.rmtree(out / ".unfinished", ignore_errors=True)
+        elif (known := _known(out, about, vectors)) is not None:
             return Fitted(known, fresh=False)
         return Fitted(_fit(tokenizer, vectors, out, about), fresh=True)
 
@@ -204,10 +204,3 @@ def _error(tokenizer: Tokenizer, x: Floats) -> float:
         told = tokenizer.reconstruct(tokenizer.encode(piece))
         error += float(np.square(piece.astype(np.float64) - told).sum())
     return error / spread if spread else 0.0
-
-
-def _begin_anew(out: Path) -> None:
-    """Take away what a fit left here, and nothing else."""
-    for name in (MANIFEST, *FILES):
-        (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / ".unfinished", ignore_errors=True)

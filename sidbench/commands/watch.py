@@ -14,6 +14,8 @@ from rich.text import Text
 
 from sidbench import progress
 
+#: Seconds between two lines in a log.
+EVERY = 30.0
 #: Stages whose counts are items.
 ITEMS = ("read", "encode", "verify", "embed")
 
@@ -32,32 +34,54 @@ class Watch:
         self.done, self.total = done, total
         self.rate.add(done)
 
-    def __rich__(self) -> Table:
-        grid = Table.grid(padding=(0, 2, 0, 0))
+    def said(self) -> tuple[str, str, str]:
+        """The share done, the speed, and the time: what there is of them."""
         seconds = time.perf_counter() - self.began
         gone = self.done - self.first
         left = seconds * (self.total - self.done) / gone if gone > 0 else None
         speed = self.rate.a_second
-        grid.add_row(
-            Text(self.stage or "loading…"),
-            ProgressBar(total=self.total or 1.0, completed=self.done, width=40),
-            Text(f"{self.done / self.total:.0%}" if self.total else ""),
-            Text(f"{speed:,.0f} items/s" if speed and self.stage in ITEMS else ""),
-            Text(clock(seconds) + (f", {clock(left)} left" if left is not None else ""), style="dim"),
+        return (
+            f"{self.done / self.total:.0%}" if self.total else "",
+            f"{speed:,.0f} items/s" if speed and self.stage in ITEMS else "",
+            clock(seconds) + (f", {clock(left)} left" if left is not None else ""),
         )
+
+    def __rich__(self) -> Table:
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        share, speed, spent = self.said()
+        bar = ProgressBar(total=self.total or 1.0, completed=self.done, width=40)
+        grid.add_row(Text(self.stage or "loading…"), bar, Text(share), Text(speed), Text(spent, style="dim"))
         return grid
+
+
+class Log(Watch):
+    """The same as a line now and then, for a pipe or a file."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console, self.told = console, time.perf_counter()
+
+    def report(self, stage: str, done: float, total: float, numbers: dict[str, float]) -> None:
+        super().report(stage, done, total, numbers)
+        if time.perf_counter() - self.told >= EVERY:
+            self.told = time.perf_counter()
+            told = ", ".join(word for word in self.said() if word)
+            self.console.print(Text(f"{self.stage}: {told}", style="dim"), soft_wrap=True)
 
 
 @contextmanager
 def watching(console: Console) -> Iterator[None]:
-    """Show what is reported inside, where somebody looks."""
+    """Show what is reported inside: one line that changes, or in a log a line every half minute."""
+    if not console.is_terminal or console.is_dumb_terminal:
+        with progress.listening(Log(console).report):
+            yield
+        return
     watch = Watch()
-    with progress.listening(watch.report):
-        if not console.is_terminal or console.is_dumb_terminal:
-            yield
-            return
-        with Live(watch, console=console, transient=True, refresh_per_second=4):
-            yield
+    with (
+        progress.listening(watch.report),
+        Live(watch, console=console, transient=True, refresh_per_second=4),
+    ):
+        yield
 
 
 def clock(seconds: float) -> str:

@@ -8,14 +8,14 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sidbench import provenance
+from sidbench import parts, provenance
 from sidbench.engines import Engine, Lost, Needs, Work
 from sidbench.errors import SidbenchError, StorageError, UsageError
 
@@ -114,17 +114,16 @@ class Mark:
     @contextmanager
     def laid(cls, folder: Path) -> Iterator[Mark]:
         token = secrets.token_hex(16)
-        mark = cls(folder.absolute() / f".shared-{token[:8]}", token, Path.cwd())
-        try:
-            mark.path.parent.mkdir(parents=True, exist_ok=True)
-            mark.path.write_text(token)
-        except OSError as e:
-            raise StorageError(f"{mark.path.parent} cannot be written to ({e.strerror})") from None
-        try:
-            yield mark
-        finally:
-            with suppress(OSError):
-                mark.path.unlink(missing_ok=True)
+        with ExitStack() as stack:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                handle, path = stack.enter_context(parts.file_beside(folder.absolute() / "shared"))
+                with os.fdopen(handle, "w") as f:
+                    f.write(token)
+                path.chmod(0o644)
+            except OSError as e:
+                raise StorageError(f"{folder} cannot be written to ({e.strerror})") from None
+            yield cls(path, token, Path.cwd())
 
     def check(self, node: str) -> None:
         """Fail where this process sees another folder of that name, or none."""

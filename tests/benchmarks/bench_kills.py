@@ -70,23 +70,20 @@ def files(folder: Path) -> Contents:
 
 
 def records(folder: Path) -> Contents:
-    """What a results folder holds, but for times and the machine; boards are drawn from it.
-
-    One that was cut off while it was written stays under a name with a dot: `sidbench clean` lists it.
-    """
+    """Every file of a results folder, but for times and the machine; of boards, which show these, names."""
     out: Contents = {}
-    for path in sorted((folder / "records").rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.suffix == ".json":
-            held = json.loads(path.read_text())
-            out[name] = {k: v for k, v in held.items() if k not in ("measured", "env")}
-        elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as z:
-                out[name] = {k: z[k].tobytes() for k in z.files}
-    for path in sorted((folder / "artifacts").rglob("*")):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         within = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in within.parts):
-            out[str(within)] = path.read_bytes()
+        held: object = "there"
+        if within.parts[0] == "artifacts":
+            held = path.read_bytes()
+        elif within.parts[0] == "records" and path.suffix == ".json":
+            kept = json.loads(path.read_text())
+            held = {k: v for k, v in kept.items() if k not in ("measured", "env")}
+        elif within.parts[0] == "records" and path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as z:
+                held = {k: z[k].tobytes() for k in z.files}
+        out[str(within)] = held
     return out
 
 

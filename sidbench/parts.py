@@ -1,0 +1,118 @@
+"""What is half written: under a dotted name that its writer holds a lock on, so that a dead one's can go."""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+#: The file by which the writer of a folder holds it.
+HELD = "held"
+
+
+@contextmanager
+def file_beside(path: Path) -> Iterator[tuple[int, Path]]:
+    """An empty file that is to become `path`: its open handle, which the caller closes, and its name.
+
+    What dead writers of the same file left is removed first; this one goes too unless it was renamed.
+    """
+    sweep(path)
+    with _locked(path.parent, fcntl.LOCK_SH):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        holder = os.dup(handle)  # the lock stays until the last of both is closed
+        _lock(holder, fcntl.LOCK_EX)
+    try:
+        yield handle, Path(name)
+    finally:
+        with suppress(OSError):
+            Path(name).unlink(missing_ok=True)
+        os.close(holder)
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """A folder in which what is to become `path` may be written; it goes at the end, with what is in it.
+
+    What dead writers of the same folder left is removed first.
+    """
+    sweep(path)
+    with _locked(path.parent, fcntl.LOCK_SH):
+        part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+        try:
+            holder = os.open(part / HELD, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        _lock(holder, fcntl.LOCK_EX)
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        os.close(holder)
+
+
+def sweep(path: Path) -> None:
+    """Remove what dead processes left half written of this file or folder; what a living one holds stays.
+
+    A file system without locks does not say who lives: there nothing is removed.
+    """
+    found = list(path.parent.glob(f".{glob.escape(path.name)}-*"))
+    if not found:
+        return
+    # Alone in the folder, so that nothing is met between its making and its lock.
+    with _locked(path.parent, fcntl.LOCK_EX) as alone:
+        for part in found if alone else ():
+            if _is_left(part):
+                if part.is_dir():
+                    shutil.rmtree(part, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        part.unlink(missing_ok=True)
+
+
+def _is_left(part: Path) -> bool:
+    """Whether the writer of a file or folder is dead."""
+    try:
+        handle = os.open(part / HELD if part.is_dir() else part, os.O_RDONLY)
+    except FileNotFoundError:
+        return part.is_dir()  # ended before it could hold it
+    except OSError:
+        return False
+    try:
+        return _lock(handle, fcntl.LOCK_EX)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[bool]:
+    """A lock on the folder itself: many make something in it, or one removes; whether it could be had."""
+    handle = None
+    with suppress(OSError):  # what cannot be opened is said by whoever writes there
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        if handle is None:
+            yield False
+        elif how == fcntl.LOCK_EX:
+            yield _lock(handle, how)
+        else:
+            with suppress(OSError):  # waits: who removes is done at once
+                fcntl.flock(handle, how)
+            yield True
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(handle: int, how: int) -> bool:
+    """A lock without waiting; False where another has it, or where there are none."""
+    try:
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
