@@ -46,35 +46,44 @@ class SinkhornGroup(Mover):
             return
         # Only below a prefix where a SID is shared can anything move; the other items are looked at once.
         prefix = distinct_rows(places.codes[:, :-1])[1]
-        live = np.flatnonzero(_marked(prefix, places.crowd()[0])[prefix])
-        whole, prefix, rest = live, prefix[live], 0
-        place = distinct_rows(places.codes[live])[1]
-        # Where there is no room groups may go in circles: of all rounds the last with the most SIDs counts.
-        best, most = places.codes[whole, -1], int(place.max(initial=-1)) + 1
-        seen = np.zeros(0, dtype=np.uint64)
+        live = np.flatnonzero(_marked(prefix, places.crowd()[0], prefix.max(initial=-1) + 1)[prefix])
+        prefix = np.unique(prefix[live], return_inverse=True)[1]
+        # What happens below one prefix is nothing to the others: each ends at the first of its rounds with
+        # the most SIDs. Where there is no room groups go in circles: a prefix is left once it repeats itself.
+        whole, at, size = live, np.arange(len(live)), np.bincount(prefix)
+        best, codes = places.codes[whole, -1], places.sizes[-1]
+        place, most = _sids(prefix, best, codes, len(size))
+        state = np.zeros(len(size), dtype=np.uint64)
+        np.add.at(state, prefix, _named(live, best))
+        past, seen = state.copy(), np.zeros(0, dtype=np.uint64)
         for _ in range(self.rounds):
             shared = np.bincount(place)[place] > 1
-            which, group = live[shared], np.unique(place[shared], return_inverse=True)[1]
+            which, below = live[shared], prefix[shared]
+            group = np.unique(place[shared], return_inverse=True)[1]
             # The very same items on the very same code would stay there again.
+            before = _named(which, places.codes[which, -1])
             names = np.zeros(group.max(initial=-1) + 1, dtype=np.uint64)
-            before = places.codes[which, -1].astype(np.uint64)
-            np.add.at(names, group, groups.scrambled(groups.scrambled(which.astype(np.uint64)) ^ before))
-            small = np.bincount(group, minlength=len(names)) * places.sizes[-1] <= VALUES
+            np.add.at(names, group, before)
+            small = np.bincount(group, minlength=len(names)) * codes <= VALUES
             new = small & ~np.isin(names, seen)
             if not new.any():
                 break
             self._spread(places, which[new[group]], group[new[group]])
-            moved = places.codes[which, -1] != before
+            after = _named(which, places.codes[which, -1])
+            moved = after != before
             new[group[moved]] = False
             seen = np.concatenate([seen, names[new]])
-            place = distinct_rows(places.codes[live])[1]
-            distinct = rest + int(place.max()) + 1
-            if distinct >= most:
-                best, most = places.codes[whole, -1], distinct
-            # Below a prefix where nothing moved nothing will: what is there has come to rest.
-            stays = _marked(prefix, np.flatnonzero(shared)[moved])[prefix]
-            live, prefix, place = live[stays], prefix[stays], np.unique(place[stays], return_inverse=True)[1]
-            rest = distinct - (int(place.max(initial=-1)) + 1)
+            np.add.at(state, below[moved], after[moved] - before[moved])
+            other = _marked(below, np.flatnonzero(moved), len(size))
+            other[other] = ~np.isin(state[other], past)
+            past = np.concatenate([past, state[other]])
+            live, prefix, at = (v[other[prefix]] for v in (live, prefix, at))
+            place, distinct = _sids(prefix, places.codes[live, -1], codes, len(size))
+            better = distinct > most
+            most[better] = distinct[better]
+            best[at[better[prefix]]] = places.codes[live[better[prefix]], -1]
+            unfit = (distinct < size)[prefix]
+            live, prefix, at, place = (v[unfit] for v in (live, prefix, at, place))
         places.codes[whole, -1] = best
 
     def _spread(self, places: Places, which: Index, group: Index) -> None:
@@ -114,9 +123,20 @@ class SinkhornGroup(Mover):
         return found
 
 
-def _marked(group: Index, members: Index) -> NDArray[np.bool_]:
-    """Of each group, whether one of these is in it."""
-    marked = np.zeros(group.max(initial=-1) + 1, dtype=bool)
+def _named(which: Index, codes: NDArray[np.int32]) -> NDArray[np.uint64]:
+    """A number for every item at its code; sums of them name who is where."""
+    return groups.scrambled(groups.scrambled(which.astype(np.uint64)) ^ codes.astype(np.uint64))
+
+
+def _sids(prefix: Index, codes: NDArray[np.int32], size: int, prefixes: int) -> tuple[Index, Index]:
+    """The number of each item's SID, and how many SIDs there are below each prefix."""
+    cells, place = np.unique(prefix * size + codes, return_inverse=True)
+    return place, np.bincount(cells // size, minlength=prefixes)
+
+
+def _marked(group: Index, members: Index, groups: int) -> NDArray[np.bool_]:
+    """Of so many groups, whether one of these is in it."""
+    marked = np.zeros(groups, dtype=bool)
     marked[group[members]] = True
     return marked
 
