@@ -28,6 +28,8 @@ Cli = Callable[..., "Said"]
 
 HAS_TENSORBOARD = find_spec("tensorboard") is not None
 HAS_MLFLOW = all(find_spec(name) is not None for name in ("mlflow", "sqlalchemy", "alembic"))
+#: What MLflow and what it is built on have to say of each other is no business of ours.
+THEIRS = pytest.mark.filterwarnings("ignore:::(mlflow|sqlalchemy|alembic)")
 TINY = [
     "--dataset",
     "synthetic:tiny",
@@ -135,7 +137,7 @@ def test_clean_knows_the_logs_of_what_is_gone(sidbench_cli: Cli, tmp_path: Path)
 
 
 @pytest.mark.skipif(not HAS_MLFLOW, reason="needs the extra mlflow")
-@pytest.mark.filterwarnings("ignore")  # of the libraries that it builds on
+@THEIRS
 def test_mlflow_reads_back_curves_parameters_and_results(
     plugin_folder: PluginFolder, sidbench_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +177,7 @@ def test_mlflow_reads_back_curves_parameters_and_results(
 
 
 @pytest.mark.skipif(not HAS_MLFLOW, reason="needs the extra mlflow")
-@pytest.mark.filterwarnings("ignore")
+@THEIRS
 def test_mlflow_writes_where_it_is_told(
     sidbench_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +196,7 @@ def test_mlflow_writes_where_it_is_told(
 
 
 @pytest.mark.skipif(not HAS_MLFLOW, reason="needs the extra mlflow")
-@pytest.mark.filterwarnings("ignore")
+@THEIRS
 def test_mlflow_knows_a_row_that_was_stopped(made: plan.Plan, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
