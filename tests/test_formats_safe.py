@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -212,3 +214,18 @@ def test_what_is_no_file(tmp_path: Path) -> None:
             read(tmp_path / "none")
         with pytest.raises(UsageError, match="is a folder"):
             read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["parquet", "openonerec"])
+def test_a_table_whose_values_repeat_without_end_is_refused(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kilobyte of run lengths that stands for a list of millions of codes."""
+    monkeypatch.setattr(safe, "SMALL", 1 << 20)
+    path, many = tmp_path / "x.parquet", 4 << 20
+    key, column = ("item_id", "sid") if name == "parquet" else ("pid", "codes")
+    codes = pa.ListArray.from_arrays(pa.array([0, many], pa.int32()), pa.array(np.zeros(many, np.int8)))
+    pq.write_table(pa.table({key: ["a"], column: codes}), path)
+    assert path.stat().st_size < 2000
+    with pytest.raises(DataError, match=r"unpacks to over 200 times its size, as a zip bomb does"):
+        reading.read(path, "test", How(name))

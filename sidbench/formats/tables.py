@@ -90,16 +90,22 @@ def _readable(value: Any) -> bool:
 
 
 def check_growth(path: Path, columns: list[str]) -> None:
-    """The metadata of a table say what its columns unpack to."""
+    """Refuse a table of which a few bytes stand for columns without end, before they are read."""
     import pyarrow.parquet as pq
 
-    meta = pq.read_metadata(path)
-    for group in range(meta.num_row_groups):
-        for at in range(meta.num_columns):
-            chunk = meta.row_group(group).column(at)
-            if chunk.path_in_schema.partition(".")[0] in columns:
-                size = chunk.total_uncompressed_size
-                safe.check_growth(path, chunk.path_in_schema, size, chunk.total_compressed_size)
+    with pq.ParquetFile(path) as file:
+        groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
+        safe.check_growth(path, "it", sum(g.total_byte_size for g in groups), path.stat().st_size)
+        # A look at every page in little memory, since a torn column's metadata would end the process below.
+        file.scan_contents(columns, 1 << 16)
+        for group in groups:
+            for chunk in (group.column(at) for at in range(group.num_columns)):
+                name = chunk.path_in_schema
+                if (
+                    name.partition(".")[0] in columns
+                ):  # a repeated value takes no room, however often it stands
+                    size = max(chunk.total_uncompressed_size, chunk.num_values)
+                    safe.check_growth(path, name, size, chunk.total_compressed_size)
 
 
 def write_table(export: Export, path: Path, key: str, column: str) -> None:
