@@ -368,7 +368,8 @@ def test_a_process_that_is_killed_is_noticed_at_once(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 def test_torchrun_runs_a_benchmark(tmp_path: Path) -> None:
     line = (
-        "run --dataset synthetic:tiny --threads 1 --methods random,popularity --set decoder.width=8 "
+        "run --dataset synthetic:tiny --threads 1 --methods random,rq-vae,popularity --set decoder.width=8 "
+        "--set all.codebook_size=8 --set rq-vae.epochs=1 --set rq-vae.hidden=[8] --set rq-vae.latent=4 "
         "--set decoder.history=4 --set decoder.batch=32 --set decoder.steps=4 --set decoder.eval_every=2"
     )
     at = ["--master-addr", "127.0.0.1", "--master-port", free_port()]
@@ -380,6 +381,7 @@ def test_torchrun_runs_a_benchmark(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert len(re.findall("✓ random", done.stdout)) == 1
     records = {r.label: r for _, r in Store(tmp_path / "results").all() if not isinstance(r, Exception)}
-    assert set(records) == {"random", "popularity"}
+    assert set(records) == {"random", "rq-vae", "popularity"}
     assert all(r.status == "ok" and r.key["hardware"]["processes"] == 2 for r in records.values())
     assert records["random"].facts["decoder"]["processes"] == 2
+    assert records["rq-vae"].facts["processes"] == 2

@@ -109,8 +109,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def two(script: str = OTHER) -> Iterator[subprocess.Popen[str]]:
-    """Inside, this process is the first of two over real connections; what it gives is the other."""
+def two(script: str = OTHER) -> Iterator[tuple[Ranks, subprocess.Popen[str]]]:
+    """Inside, this process can be the first of two over real connections; the second is what it gives too."""
     port = free_port()
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     given = environment(TORCHELASTIC_RUN_ID="here", WORLD_SIZE="2", RANK="1", LOCAL_RANK="1", **where)
@@ -120,8 +120,7 @@ def two(script: str = OTHER) -> Iterator[subprocess.Popen[str]]:
         dist.init_process_group("gloo", at, timedelta(seconds=120), world_size=2, rank=0)
         team = Ranks(0, 2)
         try:
-            with belonging(team):
-                yield other
+            yield team, other
             if other.poll() is None:
                 team.send(None)
                 assert other.wait(60) == 0, other.communicate()[1]
@@ -147,13 +146,6 @@ def torchrun(count: int, folder: Path, device: str, sets: list[str]) -> dict[str
     return held
 
 
-@pytest.fixture(scope="module")
-def together() -> dict[str, Tokenizer]:
-    """Every case, fitted by two processes one after the other."""
-    with every_epoch(), two():
-        return {case: make(*of).fit(X) for case, of in CASES.items()}
-
-
 def alike(one: Tokenizer, other: Tokenizer, close: float = 2e-3) -> None:
     """They learned the same, but for the order of sums."""
     for name, values in one.curves().items():
@@ -161,6 +153,34 @@ def alike(one: Tokenizer, other: Tokenizer, close: float = 2e-3) -> None:
     codes = one.encode(X)
     np.testing.assert_array_equal(other.encode(X), codes)
     np.testing.assert_allclose(other.reconstruct(codes), one.reconstruct(codes), rtol=close, atol=close)
+
+
+# First of all, as what follows keeps its own second process to the end.
+@pytest.mark.timeout(300)
+def test_what_a_killed_process_leaves_goes_on_with_another_number_of_them(tmp_path: Path) -> None:
+    params = {**VAE, "checkpoint_every": 0.0, "dropout": 0.2}
+    with two(DIES + OTHER) as (team, other), belonging(team), checkpoints.kept_in(tmp_path):
+        with pytest.raises(RanksError, match="one has ended"):
+            make("rq-vae", params).fit(X)
+        assert other.wait(60) == 9
+    assert [p.name for p in tmp_path.iterdir()] == ["epoch-000001"]
+    with checkpoints.kept_in(tmp_path):
+        resumed = make("rq-vae", params).fit(X)
+    alike(make("rq-vae", params).fit(X), resumed)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Ranks]:
+    """This process as the first of two, for all tests that leave the other alive."""
+    with two() as (team, _):
+        yield team
+
+
+@pytest.fixture(scope="module")
+def together(pair: Ranks) -> dict[str, Tokenizer]:
+    """Every case, fitted by two processes one after the other."""
+    with every_epoch(), belonging(pair):
+        return {case: make(*of).fit(X) for case, of in CASES.items()}
 
 
 @pytest.mark.timeout(300)
@@ -179,7 +199,7 @@ def test_two_processes_learn_what_one_does(case: str, together: dict[str, Tokeni
 
 @pytest.mark.timeout(300)
 def test_whatever_ends_the_first_the_other_is_there_for_what_follows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = {**VAE, "checkpoint_every": 0.0, "update": "ema"}
     whole = make("rq-vae", params).fit(X)
@@ -203,7 +223,7 @@ def test_whatever_ends_the_first_the_other_is_there_for_what_follows(
         (KeyboardInterrupt("as it happens"), KeyboardInterrupt, "as it happens"),
         (torch.OutOfMemoryError("as it happens"), UsageError, "out of memory on cpu at batch_size = 31"),
     ]
-    with two(), checkpoints.kept_in(tmp_path):
+    with belonging(pair), checkpoints.kept_in(tmp_path):
         for error, raised, said in ends:
             with monkeypatch.context() as patch:
                 patch.setattr(ResidualVQ, "_count", amid(error))
@@ -214,19 +234,6 @@ def test_whatever_ends_the_first_the_other_is_there_for_what_follows(
         with checkpoints.kept_in(tmp_path / "other"), pytest.raises(SidbenchError, match="training broke"):
             make("rq-vae", {**VAE, "lr": 1e30, "clip": 0.0}).fit(X)
         alike(whole, make("rq-vae", params).fit(X))
-
-
-@pytest.mark.timeout(300)
-def test_what_a_killed_process_leaves_goes_on_with_another_number_of_them(tmp_path: Path) -> None:
-    params = {**VAE, "checkpoint_every": 0.0, "dropout": 0.2}
-    with two(DIES + OTHER) as other, checkpoints.kept_in(tmp_path):
-        with pytest.raises(RanksError, match="one has ended"):
-            make("rq-vae", params).fit(X)
-        assert other.wait(60) == 9
-    assert [p.name for p in tmp_path.iterdir()] == ["epoch-000001"]
-    with checkpoints.kept_in(tmp_path):
-        resumed = make("rq-vae", params).fit(X)
-    alike(make("rq-vae", params).fit(X), resumed)
 
 
 @pytest.mark.timeout(300)
