@@ -7,7 +7,9 @@ import fcntl
 import io
 import os
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -28,9 +30,10 @@ from sidbench.catalogue.files import NoLocks, locked
 from sidbench.catalogue.fit import fit
 from sidbench.catalogue.job import Source
 from sidbench.commands import watch
+from sidbench.commands.encode import find_model
 from sidbench.engines import Local
 from sidbench.engines.cluster import Mark
-from sidbench.errors import DataError, UsageError
+from sidbench.errors import DataError, StorageError, UsageError
 from sidbench.progress import report
 from sidbench.record import Store, atomically
 from sidbench.settings import read_settings
@@ -190,6 +193,44 @@ def test_a_redo_that_fails_leaves_the_tokenizer_that_was_there(tmp_path: Path) -
     assert not fit(kmeans, source, out).fresh
     assert fit(kmeans.replace(iters=2), source, out, redo=True).fresh
     assert not fit(kmeans.replace(iters=2), source, out).fresh
+
+
+def test_a_checkpoint_on_a_full_disk_is_an_error_from_which_the_fit_goes_on(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    source = Source(str(tmp_path / "x.npy"))
+    small = {"levels": 2, "codebook_size": 8, "epochs": 2, "hidden": (8,), "latent": 4, "checkpoint_every": 0}
+    vae = registry.find("tokenizer", "rq-vae")(**small, device="cpu")
+    fit(vae, source, tmp_path / "whole")
+    limit, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limit[1]))
+        with pytest.raises(StorageError, match=r"checkpoint .* cannot be written .*File too large"):
+            fit(vae, source, tmp_path / "torn")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not list(tmp_path.rglob("*.partial"))
+    assert fit(vae, source, tmp_path / "torn").fresh
+    for name in ("tokenizer.json", "tokenizer.safetensors"):
+        assert (tmp_path / "torn" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_disk_without_a_byte_keeps_no_part_of_a_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, text: str) -> None:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(StorageError, match="No space left"):
+        files.write_json(tmp_path / "manifest.json", {})
+    assert not names(tmp_path)
+
+
+def test_a_model_that_is_not_there_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no folder .* with a fitted tokenizer"):
+        find_model(str(tmp_path / "gone"), tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["numbers", "texts", "signed"])

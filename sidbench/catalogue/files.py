@@ -121,6 +121,8 @@ def write_json(path: Path, value: Any) -> None:
         part.write_text(json.dumps(value, indent=2) + "\n")
         part.replace(path)
     except OSError as e:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise refused(path, e) from None
 
 

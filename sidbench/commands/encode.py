@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -33,7 +34,7 @@ def find_model(spec: str, results: Path) -> Path:
         raise UsageError(f"{spec} holds no fitted tokenizer (tokenizer.json); `sidbench fit` leaves one")
     from sidbench.commands.results import find_run, open_store
 
-    if not results.is_dir():
+    if not results.is_dir() or os.sep in spec:
         raise UsageError(
             f"there is no folder {spec} with a fitted tokenizer, and no results folder {results} in which it "
             "could be a run; `sidbench fit` makes the one, `sidbench run` the other"

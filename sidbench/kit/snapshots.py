@@ -21,6 +21,7 @@ TENSORS, ABOUT = "state.safetensors", "about.json"
 
 def write(folder: Path, epoch: int, tensors: dict[str, Tensor], about: dict[str, Any], keep: int) -> None:
     """A checkpoint after this many epochs; only the newest `keep` stay."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     final = folder / f"epoch-{epoch:06d}"
@@ -38,8 +39,12 @@ def write(folder: Path, epoch: int, tensors: dict[str, Tensor], about: dict[str,
         _settle(folder)
         for old in _whole(folder)[:-keep]:
             shutil.rmtree(old)
-    except OSError as e:
-        raise StorageError(f"the checkpoint {final} cannot be written ({e}); make room there") from None
+    except (OSError, SafetensorError) as e:  # the latter is what its writer makes of a full disk
+        shutil.rmtree(partial, ignore_errors=True)
+        raise StorageError(
+            f"the checkpoint {final} cannot be written ({e}); make room there, then run the same command "
+            "again: it goes on from the checkpoint before"
+        ) from None
 
 
 def latest(folder: Path, owner: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

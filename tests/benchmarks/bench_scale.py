@@ -42,11 +42,24 @@ STAGES: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "random-free": ("random-free", {}, MOST, "resolve: `random-free`"),
     "nearest-free": ("nearest-free", {}, MOST, "resolve: `nearest-free`"),
     "min-cost-last": ("min-cost-last", {}, 1_000_000, "resolve: `min-cost-last`"),
-    "sinkhorn-group": ("sinkhorn-group", {}, 1_000_000, "resolve: `sinkhorn-group`"),
+    "sinkhorn-group": ("sinkhorn-group", {}, MOST, "resolve: `sinkhorn-group`"),
     "write": ("", {}, MOST, "write: SIDs as parquet"),
     "tree": ("", {}, MOST, "decoder: the tree of all SIDs"),
     "search": ("", {}, MOST, "decoder: 256 users searched (preset `quick`, untrained)"),
 }  # fmt: skip
+#: Bytes a row that these hold beside the mapped file (docs/scale.md says of what): so memory grows, however
+#: many rows there are. At a million rows the file itself is copied into memory, at ten million it is not.
+HELD = {
+    "fit": 0,
+    "fit all": 60,
+    "fit batches": 8,
+    "fit network": 24,
+    "encode": 0,
+    "encode network": 0,
+}
+
+#: Rows that these look at in the most: more cost nothing more.
+SEEN = {"fit balanced": 262_144}
 
 
 def work(folder: Path, n: int, stage: str) -> Callable[[], Any]:
@@ -63,7 +76,7 @@ def work(folder: Path, n: int, stage: str) -> Callable[[], Any]:
     if stage.startswith("encode"):
         t = registry.load_tokenizer(folder / (f"fit{n}" if stage == "encode" else f"fit network{n}"), "cpu")
         t.encode(x[:2000])
-        return lambda: _encoded(t, x, folder / f"codes{n}.npy" if stage == "encode" else None)
+        return lambda: _encoded(t, x, folder / f"{'codes' if stage == 'encode' else 'other codes'}{n}.npy")
     codes, ids = np.load(folder / f"codes{n}.npy"), np.arange(n)
     sids = SIDs(codes, (CODES,) * LEVELS, ids)
     if stage == "write":
@@ -81,11 +94,13 @@ def _fitted(t: Any, x: Any, folder: Path) -> dict[str, Any]:
     return {k: v for k, v in t.facts().get("sampled", {}).items() if k.startswith("error")}
 
 
-def _encoded(t: Any, x: Any, path: Path | None) -> dict[str, Any]:
-    step = 1 << 18  # as a catalogue is encoded: a piece at a time
-    codes = np.concatenate([t.encode(x[at : at + step]) for at in range(0, len(x), step)])
-    if path is not None:
-        np.save(path, codes)
+def _encoded(t: Any, x: Any, path: Path) -> dict[str, Any]:
+    """As a catalogue is encoded: a piece at a time, to a file."""
+    codes = np.lib.format.open_memmap(path, "w+", np.int32, (len(x), LEVELS))
+    step = 1 << 18
+    for at in range(0, len(x), step):
+        codes[at : at + step] = t.encode(x[at : at + step])
+    codes.flush()
     return {}
 
 
@@ -169,18 +184,27 @@ def table(data: dict[str, Any]) -> str:
         power = data["grows"].get(stage)
         lines.append(
             f"| {words} | {' | '.join(cells)} | {'–' if power is None else f'n^{power:.2f}'} "
-            f"| {points[max(points)]['memory_gb']:.2g} GB | {_time(_billion(points, 'processor_seconds'))} "
-            f"| {_space(_billion(points, 'memory_gb'))} |"
+            f"| {points[max(points)]['memory_gb']:.2g} GB "
+            f"| {_time(_billion(points, 'processor_seconds', SEEN.get(stage, 10**9)))} "
+            f"| {_space(_memory(stage, points))} |"
         )
     return "\n".join(lines)
 
 
-def _billion(points: dict[int, dict[str, Any]], what: str) -> float:
-    """In a line through the two largest sizes; where there is one, in proportion."""
+def _memory(stage: str, points: dict[int, dict[str, Any]]) -> float:
+    """Of a billion: by what is held a row, where that is known; else by what was measured."""
+    if stage not in HELD:
+        return _billion(points, "memory_gb", SEEN.get(stage, 10**9))
+    most = max(points)
+    return float(points[most]["memory_gb"] + HELD[stage] * (10**9 - most) / 2**30)
+
+
+def _billion(points: dict[int, dict[str, Any]], what: str, items: int) -> float:
+    """What so many would take: in a line through the two largest sizes; where there is one, in proportion."""
     most = max(points)
     few = max((n for n in points if n < most), default=0)
     start = points[few][what] if few else points[most]["memory_before_gb"] if what == "memory_gb" else 0.0
-    return float(start + max(points[most][what] - start, 0.0) * (10**9 - few) / (most - few))
+    return float(start + max(points[most][what] - start, 0.0) * (items - few) / (most - few))
 
 
 def _time(seconds: float) -> str:
