@@ -1,8 +1,9 @@
-"""Text with commas, tabs and the like between cells: one set of rules for encoding, quotes, gaps and rows."""
+"""Rows of text, with commas or tabs between cells or as lines of JSON: one set of rules for all readers."""
 
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from typing import IO
 
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.json
 
 #: Bytes of text that are parsed at a time; no row may be longer.
 BLOCK = 16 << 20
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+|nan|inf)\s*", re.IGNORECASE)
-_ROW = re.compile(r"Row #(\d+)")
+_ROW, _JSON_ROW = re.compile(r"Row #(\d+)"), re.compile(r"\bin row (\d+)")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,29 @@ def rows(
     except pa.ArrowInvalid as e:
         if "Empty CSV file" not in str(e):  # nothing below the header is no fault of the reader's
             raise
+
+
+def json_rows(stream: IO[bytes], schema: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
+    """Lines of JSON from here on, a piece at a time: these fields, or what each piece has."""
+    parse = None
+    if schema is not None:
+        parse = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    at = 0
+    while lines := stream.readlines(BLOCK):
+        options = pyarrow.json.ReadOptions(use_threads=False, block_size=max(map(len, lines)) + BLOCK)
+        text = b"".join(lines)
+        try:
+            found = pyarrow.json.read_json(io.BytesIO(text), options, parse) if text.strip() else None
+        except pa.ArrowInvalid as e:
+            raise pa.ArrowInvalid(_from(at, str(e))) from None
+        if found is not None:
+            yield from found.to_batches()
+        at += len(lines)
+
+
+def _from(first: int, said: str) -> str:
+    """A fault's row counted through all pieces, not from where its own begins."""
+    return _JSON_ROW.sub(lambda m: f"in row {first + int(m[1]):,} (from 0)", said)
 
 
 def why(error: Exception) -> str:

@@ -69,16 +69,21 @@ class Protocol(Plugin, ABC):
         """The split itself."""
 
 
-def _compared(found: Split, corpus: Corpus) -> Split:
-    """The split, if vectors that were learned of interactions were learned of those that train in it."""
-    known = {digest for digest in corpus.learned_from if digest}
-    if known and known != {found.train.digest(corpus.item_ids)}:
+def check_learned(learned_from: tuple[str, ...], train: Sequences, ids: NDArray[Any], where: str) -> None:
+    """Refuse vectors that were learned from other interactions than those that train."""
+    known = {digest for digest in learned_from if digest}
+    if known and known != {train.digest(ids)}:
         raise UsageError(
-            f"dataset {corpus.name!r}: its vectors were learned from other interactions than those that "
+            f"{where}: its vectors were learned from other interactions than those that "
             "train here (other sequences, other items, or ties in another order), and may know what "
             "is tested. Learn them again from the sequences of this run (`sidbench embed ITEMS --source "
             "sequences:FILE --redo`, or the embedding `collaborative`), or give vectors of content"
         )
+
+
+def _compared(found: Split, corpus: Corpus) -> Split:
+    """The split, if vectors that were learned of interactions were learned of those that train in it."""
+    check_learned(corpus.learned_from, found.train, corpus.item_ids, f"dataset {corpus.name!r}")
     if "" not in corpus.learned_from:
         return found
     said = (

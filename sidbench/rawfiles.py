@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.json as pajson
 
 from sidbench import delimited
 from sidbench.errors import DataError, nearest
@@ -82,14 +81,10 @@ def told(path: Path) -> Iterator[None]:
 def json_columns(path: Path, columns: dict[str, pa.DataType]) -> pa.Table:
     """These fields of a file of JSON lines; the others are not kept, and a missing value is an error."""
     with opened(path) as file:
-        table = pajson.read_json(
-            file,
-            pajson.ReadOptions(block_size=LONGEST_LINE),
-            pajson.ParseOptions(
-                explicit_schema=pa.schema(list(columns.items())), unexpected_field_behavior="ignore"
-            ),
-        )
-    return complete(table.select(list(columns)), path)
+        found = list(delimited.json_rows(file, pa.schema(list(columns.items()))))
+    if not found:
+        raise DataError(f"{path} holds no rows; {REMEDY}")
+    return complete(pa.Table.from_batches(found).select(list(columns)), path)
 
 
 def csv_columns(

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sidbench import delimited
 from sidbench.errors import DataError
 from sidbench.files import items as items_module
-from sidbench.files import tables
 from sidbench.files.ids import identifiers
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def test_columns_that_some_objects_lack_are_seen(home: Path, monkeypatch: pytest
     assert found.titles is not None
     assert found.titles.tolist() == ["", *TITLES[1:-3], "", "", ""]
     (home / "i.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr(tables, "BLOCK", 64)  # every object is a piece of its own
+    monkeypatch.setattr(delimited, "BLOCK", 64)  # every object is a piece of its own
     lines = corpus(home, items=home / "i.jsonl")
     assert lines.titles is not None
     assert lines.titles.tolist() == found.titles.tolist()
@@ -316,3 +316,36 @@ def test_torn_json_says_where_it_ends_and_a_mark_before_it_is_no_content(home: P
     for name in ("lines.jsonl", "lines.json"):
         (home / name).write_text("\ufeff" + rows, encoding="utf-8")
         assert vectors_of(corpus(home, items=home / name)) == vectors_of(corpus(home))
+
+
+def test_what_is_of_another_kind_is_named_with_its_row(home: Path) -> None:
+    rows = listed().to_pylist()
+    for key, value in (("item_id", 7), ("embedding", "1 2 3"), ("title", ["a"])):
+        odd = [{**row, key: value} if k == 5 else row for k, row in enumerate(rows)]
+        with pytest.raises(DataError, match=rf"{key} is .* in row 0 and .* in row 5: expected"):
+            corpus(home, items=as_json(odd, home / "i.json"))
+    times = ["2020-01-01"] * len(EVENTS)
+    times[9] = "yesterday"
+    table = events().set_column(2, "time", pa.array(times))
+    with pytest.raises(DataError, match="of event 9 is 'yesterday', others are such as '2020-01-01'"):
+        corpus(home, sequences=as_csv(table, home / "e.csv"))
+    with pytest.raises(DataError, match="of event 0 is 'soon'; expected numbers or dates"):
+        corpus(
+            home,
+            sequences=as_csv(
+                events().set_column(2, "time", pa.array(["soon"] * len(EVENTS))), home / "e.csv"
+            ),
+        )
+
+
+def test_rows_of_json_lines_are_counted_through_all_pieces(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.dumps(row) for row in listed().to_pylist()]
+    monkeypatch.setattr(delimited, "BLOCK", 64)
+    (home / "i.jsonl").write_text("\n".join([*lines[:9], "{oops}", *lines[9:]]) + "\n")
+    with pytest.raises(DataError, match=r"in row 9 \(from 0\)"):
+        corpus(home, items=home / "i.jsonl")
+    (home / "none.jsonl").write_text("\n")
+    with pytest.raises(DataError, match="holds no rows"):
+        corpus(home, items=home / "none.jsonl")

@@ -113,6 +113,8 @@ def test_vectors_of_other_interactions_than_those_that_train_are_refused(
         split(own(shop, embeddings=cf), "leave-one-out")
     capsys.readouterr()
     files = ("--items", shop / "items.parquet", "--sequences", shop / "seq.parquet", "--embeddings", cf)
+    assert command("data", "check", *files) == 1
+    assert "learned from other interactions" in " ".join(capsys.readouterr().out.split())
     assert command("run", *files, "--methods", "random", "--dry-run") == 2
     assert "sidbench embed ITEMS --source sequences:FILE --redo" in " ".join(capsys.readouterr().err.split())
 

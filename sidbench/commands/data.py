@@ -15,7 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sidbench import registry
-from sidbench.dataset import Corpus
+from sidbench.dataset import Corpus, Sequences
+from sidbench.embed import Learned, learned_beside
+from sidbench.embed.collaborative import training_part
 from sidbench.errors import DataError, UsageError
 from sidbench.files.events import FEWEST
 from sidbench.files.ids import as_numpy
@@ -23,6 +25,7 @@ from sidbench.files.items import Items
 from sidbench.files.reading import Sources, event_facts, moment
 from sidbench.files.survey import Held, Survey, survey
 from sidbench.folder import OwnFiles
+from sidbench.protocol import check_learned
 from sidbench.settings import parse_set
 
 #: The dataset that two files make.
@@ -89,6 +92,11 @@ def of_files(sources: Sources, ties: str) -> Found:
             found.sequences, notes = event_facts(events, len(items.ids), ties)
             found.notes += notes
             _judge(found)
+            if items.vectors is not None:
+                known = learned_beside(items.vectors.path)
+                _judge_learned(
+                    found, known, events.ordered(ties)[0], as_numpy(items.ids), items.facts["file"]
+                )
         except DataError as e:
             found.errors.append(str(e))
     try:
@@ -156,7 +164,22 @@ def of_corpus(corpus: Corpus) -> Found:
         notes=list(corpus.notes),
     )
     _judge(found)
+    known = Learned(corpus.learned_under, corpus.learned_from)
+    _judge_learned(found, known, s, corpus.item_ids, corpus.name)
     return found
+
+
+def _judge_learned(found: Found, known: Learned, whole: Sequences, ids: NDArray[Any], where: str) -> None:
+    """Vectors that were learned of interactions must have been learned of those that train."""
+    if not known.under:
+        return
+    found.notes.append(
+        f"the vectors were learned from what trains under {known.under}: for that protocol alone"
+    )
+    try:
+        check_learned(known.digests, training_part(whole), ids, where)
+    except UsageError as e:
+        found.errors.append(str(e))
 
 
 def said_of_ids(ids: NDArray[Any]) -> str:

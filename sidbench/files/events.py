@@ -26,6 +26,8 @@ LATEST = 10**11
 FIRST_DAY, LAST_DAY = 19_000_101, 21_001_231
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 LAYOUT = "`user` and `items` (lists), or `user`, `item` and `timestamp`"
+#: What text of a time may spell, the first that all of a column fit.
+TIMES = (pa.int64(), pa.float64(), pa.timestamp("us"), pa.timestamp("us", tz="UTC"))
 #: Shorter sequences are not evaluated under leave-one-out.
 FEWEST = 3
 
@@ -370,16 +372,27 @@ def written_as_dates(array: pa.Array, path: Path) -> Clock | None:
 
 def _of_text(array: pa.Array, path: Path) -> pa.Array:
     """Numbers, or dates as ISO 8601 writes them."""
-    for kind in (pa.int64(), pa.float64(), pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
+    for kind in TIMES:
         try:
             return array.cast(kind)
         except pa.ArrowInvalid:
             continue
-    shown = array.drop_null()[0].as_py() if array.null_count < len(array) else None
+    given = array.drop_null()
+    kind = next((k for k in TIMES[1:] if _is_time(given[0], k)), None)
+    odd = next(i for i, text in enumerate(array) if text.is_valid and not (kind and _is_time(text, kind)))
+    others = f", others are such as {given[0].as_py()!r:.40}" if kind else ""
     raise DataError(
-        f"{path}: timestamps are text such as {shown!r}; expected numbers or dates (2024-01-31 or "
-        "2024-01-31 23:59:59)"
+        f"{path}: the timestamp of event {odd:,} is {array[odd].as_py()!r:.40}{others}; expected numbers or "
+        "dates (2024-01-31 or 2024-01-31 23:59:59), all of one kind"
     )
+
+
+def _is_time(text: pa.Scalar, kind: pa.DataType) -> bool:
+    try:
+        text.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _no_time(ticks: Clock) -> Mask:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,15 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.feather
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from sidbench import delimited
 from sidbench.errors import DataError, UsageError, nearest
 from sidbench.formats.safe import read_json, read_npy, read_npz
 
-#: Bytes of JSON lines that are parsed at a time.
-BLOCK = 16 << 20
 KINDS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".feather", ".arrow", ".npz", ".npy")
 #: What a table may be packed with, after its own ending.
 PACKED = ".gz"
@@ -112,7 +108,10 @@ def _schema(path: Path) -> pa.Schema:
         with _opened(path) as stream:
             return pa.schema([(name, pa.string()) for name in _layout(path, stream).names])
     # Lines of JSON may name a column late: all pieces are seen.
-    return pa.unify_schemas([b.schema for b in _batches(path, None, 1 << 30)], promote_options="permissive")
+    seen = [b.schema for b in _batches(path, None, 1 << 30)]
+    if not seen:
+        raise pa.ArrowInvalid("it holds no rows")
+    return pa.unify_schemas(seen, promote_options="permissive")
 
 
 def _batches(path: Path, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
@@ -156,17 +155,13 @@ def _layout(path: Path, stream: IO[bytes]) -> delimited.Layout:
 
 
 def _json_lines(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
-    parse = None
+    schema = None
     if columns is not None:  # in every piece the same ones, of the same types
-        schema = types(path)
-        parse = pyarrow.json.ParseOptions(
-            explicit_schema=pa.schema([schema.field(c) for c in columns]), unexpected_field_behavior="ignore"
-        )
+        known = types(path)
+        schema = pa.schema([known.field(c) for c in columns])
     with _opened(path) as file:
         _skip_bom(file)
-        while lines := file.readlines(BLOCK):
-            options = pyarrow.json.ReadOptions(use_threads=False, block_size=max(map(len, lines)) + BLOCK)
-            yield from pyarrow.json.read_json(io.BytesIO(b"".join(lines)), options, parse).to_batches()
+        yield from delimited.json_rows(file, schema)
 
 
 def _json(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
@@ -179,17 +174,33 @@ def _json(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
         yield pa.record_batch({"user": list(held), "items": list(held.values())})
     elif isinstance(held, list) and all(isinstance(v, dict) for v in held):
         every = dict.fromkeys(key for row in held for key in row)
-        yield pa.record_batch({key: pa.array([row.get(key) for row in held]) for key in every})
+        yield pa.record_batch({key: _column(key, [row.get(key) for row in held]) for key in every})
     else:
         raise pa.ArrowInvalid("expected a list of objects, or an object with a list of items for every user")
+
+
+def _column(name: str, values: list[Any]) -> pa.Array:
+    """Values of one kind; where they are of several, the first of another is named."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        kinds = [None if v is None else float if type(v) in (int, float) else type(v) for v in values]
+        first = next((i for i, kind in enumerate(kinds) if kind is not None), 0)
+        odd = next((i for i, kind in enumerate(kinds) if kind not in (None, kinds[first])), None)
+        if odd is None:
+            raise
+        raise pa.ArrowInvalid(
+            f"{name} is {values[first]!r:.40} in row {first:,} and {values[odd]!r:.40} in row {odd:,}: "
+            "expected values of one kind"
+        ) from None
 
 
 def _is_lines(path: Path) -> bool:
     """Whether lines of JSON stand under a shorter name: the first is a whole object, and others follow."""
     with _opened(path) as file:
         _skip_bom(file)
-        first = file.readline(BLOCK).strip()
-        if not (first.startswith(b"{") and first.endswith(b"}") and file.readline(BLOCK).strip()):
+        first = file.readline(delimited.BLOCK).strip()
+        if not (first.startswith(b"{") and first.endswith(b"}") and file.readline(delimited.BLOCK).strip()):
             return False
     try:
         return isinstance(json.loads(first), dict)
