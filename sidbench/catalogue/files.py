@@ -72,20 +72,6 @@ class Digest:
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def check_rows(rows: Floats, path: Path | str, first: int) -> None:
-    """NaN or infinity is an error that names the row by its place in the whole input."""
-    # One sum is a cheap test: only a non-finite (or overflowing) sum needs the exact look.
-    with np.errstate(all="ignore"):
-        if np.isfinite(rows.sum(dtype=np.float64)):
-            return
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(bad):
-        raise DataError(
-            f"{path}: embeddings hold NaN or infinity, first in row {first + int(bad[0]):,}; remove or "
-            "repair such rows (np.nan_to_num replaces them by zero)"
-        )
-
-
 def stamp(vectors: Vectors) -> list[dict[str, Any]]:
     """What tells at a glance whether the files of an input changed: sizes and times of change."""
     return [file_stamp(path) for path in vectors.files()]

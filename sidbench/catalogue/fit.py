@@ -17,7 +17,6 @@ from sidbench.catalogue.contents import by_content
 from sidbench.catalogue.encode import MANIFEST, all_rows, same
 from sidbench.catalogue.files import (
     Digest,
-    check_rows,
     content_sha256,
     locked,
     read_json,
@@ -27,6 +26,7 @@ from sidbench.catalogue.files import (
     write_json,
 )
 from sidbench.catalogue.job import Source, piece_rows
+from sidbench.dataset import check_finite
 from sidbench.errors import DataError, UnsupportedError, UsageError
 from sidbench.progress import report
 from sidbench.tokenizer import Tokenizer
@@ -176,7 +176,7 @@ def _gather(vectors: Vectors, rows: NDArray[np.int64], digest: Digest) -> Floats
     out = np.empty((len(rows), vectors.dim), np.float32)
     done = 0
     for start, piece in vectors.pieces(piece_rows(vectors.dim)):
-        check_rows(piece, vectors.path, start)
+        check_finite(piece, f"{vectors.path}", start)
         digest.add(piece, vectors.ids(start, start + len(piece)))
         end = int(np.searchsorted(rows, start + len(piece)))
         out[done:end] = piece[rows[done:end] - start]

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sidbench import registry
-from sidbench.catalogue.files import Digest, check_rows, sha256
+from sidbench.catalogue.files import Digest, sha256
 from sidbench.catalogue.output import narrow, table_of, write_whole
+from sidbench.dataset import check_finite
 from sidbench.errors import DataError, UsageError
 from sidbench.progress import report
 from sidbench.tokenizer import Tokenizer
@@ -133,7 +134,7 @@ def _shards(job: Job, todo: list[int], said: Callable[[int], None]) -> Iterator[
             try:
                 piece.codes = narrow(tokenizer.encode(piece.rows), job.sizes)
             except DataError as e:
-                check_rows(piece.rows, job.source.path, piece.start)
+                check_finite(piece.rows, job.source.path, piece.start)
                 where = f"rows {piece.start:,} to {piece.start + len(piece.rows) - 1:,} of {job.source.path}"
                 raise DataError(f"{where}: {e}") from None
             rows += len(piece.rows)
