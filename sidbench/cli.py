@@ -66,7 +66,7 @@ def root(
         logging.getLogger("sidbench").setLevel(logging.DEBUG)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})
 def run(
     ctx: typer.Context,
     methods: Annotated[
@@ -210,6 +210,12 @@ def run(
     """
     from sidbench.commands.run import run as execute
     from sidbench.settings import read_settings
+
+    if ctx.args:  # `run rq-kmeans`, `--methods rq-kmeans, random`
+        raise UsageError(
+            f"run takes options alone, so what is {ctx.args[0]!r}? Methods go by --methods, several with "
+            "commas and no spaces between: --methods rq-kmeans,random"
+        )
 
     given = {
         "methods": methods,
@@ -541,6 +547,10 @@ def main(argv: list[str] | None = None) -> Any:
     if debug:
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]
     try:
+        if "--resume" in arguments:  # what other systems call it
+            raise UsageError(
+                "there is no --resume: what was stopped goes on with the same command (--redo begins anew)"
+            )
         return app(args=arguments, obj=arguments)
     except SidbenchError as e:
         if debug:

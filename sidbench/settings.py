@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from sidbench.budget import EXPECTED, Budget
 from sidbench.errors import UsageError, nearest
@@ -33,12 +35,22 @@ def parse_budget(value: Any) -> Any:
     return Budget.parse(value)
 
 
+def whole_number(value: Any) -> Any:
+    """`7` as it is; `0-2` and `0..2` are no numbers, whatever pydantic makes of them."""
+    if isinstance(value, str) and not re.fullmatch(r"[+-]?\d+", value):
+        raise PydanticCustomError(
+            "whole_number", "expected a whole number; several have commas between, such as 0,1,2"
+        )
+    return value
+
+
 #: Options that name a person's own files: parameters of the dataset `files`, or of another that has them.
 OWN = ("items", "sequences", "embeddings", "embedding", "columns")
 Lists = BeforeValidator(split_list)
 Names = Annotated[list[str], Field(min_length=1), Lists]
-Cutoffs = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), Lists]
-Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1), Lists]
+Whole = BeforeValidator(whole_number)
+Cutoffs = Annotated[list[Annotated[int, Field(ge=1), Whole]], Field(min_length=1), Lists]
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32), Whole]], Field(min_length=1), Lists]
 
 
 class Settings(BaseModel):

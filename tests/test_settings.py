@@ -93,7 +93,9 @@ def test_a_file_may_write_one_value_for_a_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"seeds": "0,x"}, "seeds.1 = 'x': .*valid integer"),
+        ({"seeds": "0,x"}, "seeds.1 = 'x': .*whole number"),
+        ({"seeds": "0-2"}, "seeds.0 = '0-2': .*commas between"),
+        ({"cutoffs": "5..10"}, "cutoffs.0 = '5..10': .*commas between"),
         ({"seeds": "-1"}, "seeds.0 = '-1': .*greater than or equal to 0"),
         ({"cutoffs": "0"}, "cutoffs.0 = '0': .*greater than or equal to 1"),
         ({"methods": ""}, r"methods = \[\]: .*at least 1 item"),

@@ -26,6 +26,8 @@ from sidbench.protocol import PROTOCOLS
 from sidbench.settings import parse_set
 
 TEMPLATES = {"tokenizer": "my-method"}
+#: Characters of a name in a list.
+NAMES = 24
 KINDS = {
     "methods": "tokenizer",
     "datasets": "dataset",
@@ -51,8 +53,9 @@ def list_(kind: str | None, *, as_json: bool) -> int:
     console = Console(highlight=False, soft_wrap=True)
     for title, entries in chosen.items():
         console.print(f"[bold]{title}[/bold]")
+        room = max([NAMES, *(len(entry["name"]) for entry in entries)])
         for entry in entries:
-            _print_entry(console, entry, detailed=kind is not None)
+            _print_entry(console, entry, room, detailed=kind is not None)
     for b in broken:
         console.print(f"[red]✗ {escape(b['name'])}[/red] from {escape(b['origin'])}: {escape(b['reason'])}")
     if kind is None:
@@ -125,8 +128,8 @@ def _named(name: str) -> list[tuple[type[Plugin], dict[str, Any]]]:
     by_kind = [registry.plugins(kind) for kind in KINDS.values()]
     found: list[tuple[type[Plugin], dict[str, Any]]] = [(k[name], {}) for k in by_kind if name in k]
     if not found:
-        everything = [n for known in by_kind for n in known]
-        raise unknown("plugin", name, [*everything, "decoder", *Decoder.presets, *PROTOCOLS])
+        everything = {n for known in by_kind for n in known}
+        raise unknown("plugin", name, {*everything, "decoder", *Decoder.presets, *PROTOCOLS})
     return found
 
 
@@ -154,7 +157,7 @@ def _built_in() -> dict[str, list[dict[str, Any]]]:
     decoders = [
         {
             "name": preset,
-            "summary": f"{Decoder.summary()} Preset.",
+            "summary": _size(values),
             "parameters": [
                 {**p, "default": values.get(p["name"], p["default"])} for p in _parameters(Decoder)
             ],
@@ -175,6 +178,15 @@ def _built_in() -> dict[str, list[dict[str, Any]]]:
         for m in METRICS.values()
     ]
     return {"decoders": decoders, "protocols": protocols, "metrics": metrics}
+
+
+def _size(preset: dict[str, Any]) -> str:
+    """What a preset of the decoder makes of it."""
+    d = Decoder(**preset)
+    return (
+        f"{d.architecture}, {d.encoder_layers + d.decoder_layers} layers of width {d.width}, the last "
+        f"{d.history} items, at most {d.steps:,} steps of {d.batch} sequences, beam {d.beam}"
+    )
 
 
 def _parameters(cls: type[Plugin]) -> list[dict[str, Any]]:
@@ -243,13 +255,17 @@ def _plain(value: Any) -> Any:
     )
 
 
-def _print_entry(console: Console, entry: dict[str, Any], *, detailed: bool) -> None:
+def _print_entry(console: Console, entry: dict[str, Any], room: int, *, detailed: bool) -> None:
     origin = entry.get("from", "sidbench")
     tail = f" [dim]({escape(origin)})[/dim]" if origin != "sidbench" else ""
     if entry.get("verified") is False:
         tail = f" [yellow](verified: no)[/yellow]{tail}"
     arrow = {"higher": " ↑", "lower": " ↓"}.get(entry.get("direction", ""), "")
-    console.print(f"  [cyan]{escape(entry['name']):<24}[/cyan] {escape(entry['summary'])}{arrow}{tail}")
+    _print_beside(
+        console,
+        f"  [cyan]{escape(entry['name']):<{room}}[/cyan] ",
+        f"{escape(entry['summary'])}{arrow}{tail}",
+    )
     if not detailed:
         return
     if "legend" in entry:
@@ -258,7 +274,20 @@ def _print_entry(console: Console, entry: dict[str, Any], *, detailed: bool) -> 
         console.print(f"      [dim]{escape(entry['paper'])}[/dim]")
     for p in entry.get("parameters", []):
         default = "required" if p["required"] else p["default"]
-        console.print(f"      {p['name']:<18} {escape(str(default)):<12} [dim]{escape(p['type'])}[/dim]")
+        takes = escape(p["takes"] or p["type"])
+        console.print(f"      {p['name']:<18} {escape(str(default)):<12} [dim]{takes}[/dim]")
+
+
+def _print_beside(console: Console, name: str, said: str) -> None:
+    """A name and what is said of it, broken in its own column on a terminal; in a pipe it is one line."""
+    if not console.is_terminal:
+        console.print(name + said)
+        return
+    grid = Table.grid()
+    grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1)
+    grid.add_row(name, said)
+    console.print(grid)
 
 
 def check(name: str, sets: list[str], *, as_json: bool) -> int:

@@ -116,7 +116,8 @@ def _introduce(plan: Plan, settings: Settings, console: Console) -> None:
         f"[bold]{escape(corpus.name)}[/bold]: {len(corpus):,} items of {corpus.embeddings.shape[1]} "
         f"dimensions, {len(corpus.sequences):,} users, {len(corpus.sequences.items):,} interactions; "
         f"{bench.split.protocol}, {asked}, seen items "
-        f"{'kept' if bench.seen == 'keep' else 'left out'}; {bench.device}, {bench.threads} threads",
+        f"{'kept' if bench.seen == 'keep' else 'left out'}; {bench.device}, {bench.threads} "
+        f"thread{'s' * (bench.threads > 1)}",
         soft_wrap=whole,
     )
     decoder = next((t.decoder for t in plan.tasks if t.decoder is not None), None)
