@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import sidbench.plugins
 from sidbench import provenance, registry
 from sidbench.cli import main
+
+if TYPE_CHECKING:
+    from tests.tiny import TINY
+else:
+    from tiny import TINY
 
 # Where tests run in the background of a script Ctrl-C may be ignored, by children too: some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -82,3 +90,52 @@ def sidbench_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
         return Said(end.value.code or 0, said.out, said.err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def threads() -> Iterator[None]:
+    """For tests that run: what follows them has its threads back."""
+    with kept_threads():
+        yield
+
+
+@contextmanager
+def kept_threads() -> Iterator[None]:
+    """A run limits the threads of its process: afterwards they are as many as before."""
+    import torch
+
+    from sidbench.plan import limit_threads
+
+    before = torch.get_num_threads()
+    yield
+    limit_threads(before)
+
+
+@pytest.fixture
+def quick_epochs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Something happens after every epoch; and no threads that wait for each other at small operations."""
+    import torch
+
+    from sidbench.kit import loop
+
+    monkeypatch.setattr(loop, "PAUSE", 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder of three rows, which others copy."""
+    folder = tmp_path_factory.mktemp("first") / "results"
+    with kept_threads(), pytest.raises(SystemExit) as end:
+        main(["run", *TINY, "--methods", "random,rq-kmeans,popularity", "--results", str(folder)])
+    assert end.value.code == 0
+    return folder
+
+
+@pytest.fixture
+def results(first: Path, tmp_path: Path) -> Path:
+    shutil.copytree(first, tmp_path / "results")
+    return tmp_path / "results"

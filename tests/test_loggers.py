@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from sidbench import callbacks as callbacks_module
 from sidbench import logger as logger_module
@@ -23,36 +22,20 @@ from sidbench.settings import read_settings
 
 if TYPE_CHECKING:
     from tests.conftest import PluginFolder, Said
+    from tests.tiny import CODES, WORLD, decoder
+else:
+    from tiny import CODES, WORLD, decoder
 
 Cli = Callable[..., "Said"]
+pytestmark = pytest.mark.usefixtures("threads")
 
 HAS_TENSORBOARD = find_spec("tensorboard") is not None
 HAS_MLFLOW = all(find_spec(name) is not None for name in ("mlflow", "sqlalchemy", "alembic"))
 #: What MLflow and what it is built on have to say of each other is no business of ours.
 THEIRS = pytest.mark.filterwarnings("ignore:::(mlflow|sqlalchemy|alembic)")
-TINY = [
-    "--dataset",
-    "synthetic:tiny",
-    "--threads",
-    "1",
-    "--set",
-    "all.levels=2",
-    "--set",
-    "all.codebook_size=8",
-]
-for setting in ("width=8", "heads=1", "head_width=8", "feed_forward=8", "valid_users=20", "beam=5"):
-    TINY += ["--set", f"decoder.{setting}"]
-TINY += ["--set", "decoder.steps=12", "--set", "decoder.eval_every=4"]
+TINY = [*WORLD, *CODES, *decoder(steps=12, eval_every=4)]
 #: A reference and a tokenizer that report losses of their own.
 ROWS = [*TINY, "--methods", "popularity,rq-vae", "--set", "rq-vae.epochs=6", "--set", "rq-vae.check_every=2"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def threads() -> Iterator[None]:
-    """A run limits the threads of its process; the tests that follow have theirs back."""
-    before = torch.get_num_threads()
-    yield
-    plan.limit_threads(before)
 
 
 @pytest.fixture(autouse=True)

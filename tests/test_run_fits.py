@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,21 +18,15 @@ from sidbench.settings import read_settings
 
 if TYPE_CHECKING:
     from tests.conftest import PluginFolder, Said
+    from tests.tiny import WORLD, decoder
+else:
+    from tiny import WORLD, decoder
 
 Cli = Callable[..., "Said"]
+pytestmark = pytest.mark.usefixtures("threads")
 
-#: A row in a fraction of a second.
-TINY = ["--dataset", "synthetic:tiny", "--threads", "1"]
-for setting in (
-    "width=8",
-    "heads=1",
-    "head_width=8",
-    "feed_forward=8",
-    "steps=2",
-    "valid_users=20",
-    "beam=5",
-):
-    TINY += ["--set", f"decoder.{setting}"]
+#: A row in a fraction of a second, its codes as many as they are.
+TINY = [*WORLD, *decoder(steps=2)]
 HEAD = """
 import numpy as np
 from pathlib import Path
@@ -57,14 +51,6 @@ def plugin(name: str, body: str) -> str:
 
 def records(folder: Path) -> dict[str, RunRecord]:
     return {r.label: r for _, r in Store(folder).all() if isinstance(r, RunRecord)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def threads() -> Iterator[None]:
-    """A run limits the threads of its process; the tests that follow have theirs back."""
-    before = torch.get_num_threads()
-    yield
-    plan.limit_threads(before)
 
 
 def test_a_fit_that_was_cut_off_finds_its_checkpoints_again(

@@ -11,12 +11,12 @@ from typing import Any
 
 from sidbench.metrics import ABSENT, METRICS, metric
 from sidbench.record import slug
-from sidbench.report.charts.scale import HEIGHT, LINE, WIDTH, beside, domain, share
+from sidbench.report.charts.rows import intervals
+from sidbench.report.charts.scale import HEIGHT, WIDTH, beside, domain, share
 from sidbench.report.drawing import (
     BLUE,
     GREY,
     INK,
-    MUTED,
     VERMILION,
     Figure,
     chart,
@@ -141,7 +141,7 @@ def _forest(group: Group) -> Figure:
         {
             "row": told(p.name, f"{METRICS[p.name].label}: ρ {signed(p.rho)}, {interval(p.low, p.high)}"),
             "name": METRICS[p.name].label,
-            "rho": p.rho,
+            "mean": p.rho,
             "low": p.low if math.isfinite(p.low) else p.rho,
             "high": p.high if math.isfinite(p.high) else p.rho,
             "colour": VERMILION if p.real else GREY,
@@ -156,19 +156,7 @@ def _forest(group: Group) -> Figure:
     )
 
     def build() -> Any:
-        import altair as alt
-
-        base = chart(data)
-        y = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(ticks=False, domain=False, grid=True))
-        x = alt.X("low:Q", title="Spearman ρ", scale=alt.Scale(domain=[-1, 1]), axis=alt.Axis(tickCount=5))
-        colour = alt.Color("colour:N", scale=None)
-        return alt.layer(
-            chart([{"zero": 0}]).mark_rule(color=MUTED, aria=False).encode(x="zero:Q"),
-            base.mark_rule(strokeWidth=2, aria=False).encode(y=y, x=x, x2="high:Q", color=colour),
-            base.mark_point(filled=True, size=52, opacity=1).encode(
-                y=y, x="rho:Q", color=colour, description=alt.Description("row:N")
-            ),
-        ).properties(width=across, height=LINE * len(data))
+        return intervals(data, across, "Spearman ρ", (-1, 1))
 
     return Figure("correlations", "What goes with recall", caption, data, build)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sidbench.metrics import metric
@@ -118,23 +119,28 @@ def differences(table: Table) -> Figure | None:
     )
 
     def build() -> Any:
-        import altair as alt
-
-        base = chart(data)
-        y = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(ticks=False, domain=False, grid=True))
-        colour = alt.Color("colour:N", scale=None)
-        zero = chart([{"zero": 0}])
-        return alt.layer(
-            zero.mark_rule(color=MUTED, aria=False).encode(x="zero:Q"),
-            base.mark_rule(strokeWidth=2, aria=False).encode(
-                y=y, x=alt.X("low:Q", title=f"{column.label}, less"), x2="high:Q", color=colour
-            ),
-            base.mark_point(filled=True, size=52, opacity=1).encode(
-                y=y,
-                x=alt.X("mean:Q", axis=alt.Axis(tickCount=5), scale=alt.Scale(padding=8)),
-                color=colour,
-                description=alt.Description("row:N"),
-            ),
-        ).properties(width=across, height=LINE * len(data))
+        return intervals(data, across, f"{column.label}, less")
 
     return Figure("differences", title, caption, data, build)
+
+
+def intervals(
+    data: Sequence[Mapping[str, Any]], across: float, title: str, domain: Sequence[float] | None = None
+) -> Any:
+    """A line a row: its mean in its interval, beside zero."""
+    import altair as alt
+
+    base = chart(data)
+    y = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(ticks=False, domain=False, grid=True))
+    scale = alt.Scale(domain=list(domain)) if domain else alt.Scale(padding=8)
+    x: dict[str, Any] = {"title": title, "scale": scale, "axis": alt.Axis(tickCount=5)}
+    colour = alt.Color("colour:N", scale=None)
+    return alt.layer(
+        chart([{"zero": 0}]).mark_rule(color=MUTED, aria=False).encode(x="zero:Q"),
+        base.mark_rule(strokeWidth=2, aria=False).encode(
+            y=y, x=alt.X("low:Q", **x), x2="high:Q", color=colour
+        ),
+        base.mark_point(filled=True, size=52, opacity=1).encode(
+            y=y, x=alt.X("mean:Q", **x), color=colour, description=alt.Description("row:N")
+        ),
+    ).properties(width=across, height=LINE * len(data))
