@@ -320,7 +320,7 @@ def by_id(path: Path, ids: pa.Array) -> Embeddings:
             f"{path}: rows of vectors have no ids, and which items there are follows from the steps; write a "
             "parquet file with columns `item` and `embedding`"
         )
-    row = rows_by_id(identifiers(ids, path), vectors, f"{path}")
+    row = rows_by_id(identifiers(ids, path), vectors, f"{path}", "the name `item`")
     if (row < 0).any():
         raise DataError(
             f"{path} has vectors of {vectors.rows:,} items, but not of {int((row < 0).sum()):,} of these "

@@ -158,6 +158,8 @@ def test_columns_of_a_source_are_named_behind_its_file(
     assert np.load(shop / "a.npy").any()
     assert command(*wares, "--source", named.replace("wann", "when"), "--out", shop / "b.npy") == 1
     assert "has no column 'when'" in capsys.readouterr().err
+    assert command(*wares, "--source", f"sequences:{shop / 'log.csv'}", "--out", shop / "b.npy") == 1
+    assert "name it with --source sequences:FILE:user=COLUMN" in " ".join(capsys.readouterr().err.split())
     assert command("embed", shop / "wares.parquet", "--source", named, "--out", shop / "b.npy") == 2
     assert "--columns item=COLUMN" in capsys.readouterr().err
     assert command("embed", shop / "wares.parquet", "--columns", "user=wer", "--out", shop / "b.npy") == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -182,7 +182,11 @@ class File(Source):
                 f"{where} has {vectors.rows:,} rows and no ids, {items.path.name} has {len(items):,} items; "
                 "give a file with an id column, or with row i for item i"
             )
-        row = rows_by_id(items.unique_ids(where), vectors, where) if vectors.named else np.arange(len(items))
+        row = (
+            rows_by_id(items.unique_ids(where), vectors, where, "--source vectors:FILE:item=COLUMN")
+            if vectors.named
+            else np.arange(len(items))
+        )
         x = gathered(vectors, row)
         check_finite(x, f"{where} (rows as in {items.path.name})")
         facts |= {"joined_by": "id" if vectors.named else "row"}
@@ -278,11 +282,12 @@ def parse(spec: str, **text_options: Any) -> Source:
             f"--source {spec!r}: expected text, text:COLUMN,COLUMN, vectors:FILE or sequences:FILE"
             f"{nearest(kind, ('text', 'vectors', 'sequences'))}"
         )
-    path, roles = Path(what).expanduser(), Columns()
+    path, roles = Path(what).expanduser(), Columns(how=f"--source {kind}:FILE:")
     if not path.exists() and "=" in what.rpartition(":")[2]:
         what, _, named = what.rpartition(":")
         path, file = Path(what).expanduser(), "embeddings" if kind == "vectors" else "sequences"
-        roles = Columns({(file, role): name for (_, role), name in Columns.parse(named).given.items()})
+        given = {(file, role): name for (_, role), name in Columns.parse(named).given.items()}
+        roles = replace(roles, given=given)
     if not what or not path.exists():
         raise UsageError(f"--source {spec!r}: there is no file {what or '(none is named)'}")
     if kind == "vectors":

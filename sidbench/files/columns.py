@@ -68,6 +68,8 @@ class Columns:
     first: dict[str, tuple[str, ...]] = field(default_factory=dict)
     #: What is taken under its first names alone.
     closed: tuple[str, ...] = ()
+    #: Where a person names a column: what stands before `item=COLUMN`.
+    how: str = "--columns "
 
     @property
     def text(self) -> str:
@@ -125,13 +127,13 @@ class Columns:
         names = list(names)
         found = self.find([n for n in names if n not in taken], file, role)
         if found is None:
-            how = "give the files by --items and --sequences, with" if self.first else "name it with"
+            way = "give the files by --items and --sequences, with" if self.first else "name it with"
             if where.removesuffix(".gz").endswith((".csv", ".tsv")):
                 where = f"{where}, whose first line names its columns,"
             raise DataError(
                 f"{where} has no column {KNOWN[role][0]!r} or of another name that is known for it"
-                f"{nearest(KNOWN[role][0], names)} Columns: {', '.join(names)}. Rename it, or {how} "
-                f"--columns {role}=COLUMN"
+                f"{nearest(KNOWN[role][0], names)} Columns: {', '.join(names)}. Rename it, or {way} "
+                f"{self.how}{role}=COLUMN"
             )
         return found
 

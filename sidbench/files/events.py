@@ -141,7 +141,7 @@ def read_events(
             columns.need(names, "sequences", "time", str(path), known.values())
     else:
         raise DataError(
-            f"{path} has columns {', '.join(names)}; expected {LAYOUT}. Others are named with --columns "
+            f"{path} has columns {', '.join(names)}; expected {LAYOUT}. Others are named with {columns.how}"
             "user=COLUMN,item=COLUMN,time=COLUMN"
         )
     if times_column is not None:
@@ -169,9 +169,8 @@ def read_events(
         raise DataError(f"{path} holds no events; expected {LAYOUT}")
     facts["events"] = len(events.items)
     items = identifiers(events.items, path)
-    return _joined(
-        path, events, from_text(items) if text or events.spelled else items, ids, facts, drop, whole
-    )
+    items = from_text(items) if text or events.spelled else items
+    return _joined(path, events, items, ids, facts, drop, whole, columns.how)
 
 
 @dataclass
@@ -223,7 +222,14 @@ def _as_lists(path: Path, table: pa.Table, name: str, drop: bool) -> pa.Array:
 
 
 def _joined(
-    path: Path, found: _Found, items: pa.Array, ids: pa.Array, facts: dict[str, Any], drop: bool, whole: int
+    path: Path,
+    found: _Found,
+    items: pa.Array,
+    ids: pa.Array,
+    facts: dict[str, Any],
+    drop: bool,
+    whole: int,
+    how: str,
 ) -> Events:
     """Events with items as rows of the catalogue; what cannot be used is left out or refused."""
     notes: list[str] = []
@@ -251,7 +257,7 @@ def _joined(
             raise DataError(
                 said
                 + f" (there ids are such as {wanted[0].as_py()!r}, in the catalogue {have[0].as_py()!r}; "
-                "are these the same columns? --columns item=COLUMN)"
+                f"are these the same columns? {how}item=COLUMN)"
                 if drop
                 else said
             )

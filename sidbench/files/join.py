@@ -16,10 +16,13 @@ from sidbench.vectors import Vectors
 PIECE = 16_000_000
 
 
-def rows_by_id(wanted: pa.Array, vectors: Vectors, where: str) -> NDArray[np.int64]:
+def rows_by_id(
+    wanted: pa.Array, vectors: Vectors, where: str, how: str = "--columns embeddings.item=COLUMN"
+) -> NDArray[np.int64]:
     """The row of the vectors for each wanted id, -1 where they have none; they must have ids.
 
-    Numbers and text meet as `rows_of` says. Ids that stand twice, and files that share no id, are refused.
+    Numbers and text meet as `rows_of` says. Ids that stand twice, and files that share no id, are refused;
+    `how` is where a person names the column of ids.
     """
     theirs = identifiers(whole(vectors.ids(0, vectors.rows)), where)
     theirs = from_text(theirs) if is_text(wanted.type) != is_text(theirs.type) else theirs
@@ -35,8 +38,7 @@ def rows_by_id(wanted: pa.Array, vectors: Vectors, where: str) -> NDArray[np.int
         shown = f"there they are such as {b[0].as_py()!r}, " if len(b) else ""
         raise DataError(
             f"{where}: none of its {len(theirs):,} ids is an item's; {shown}the items' are such as "
-            f"{a[0].as_py() if len(a) else None!r}; name the right column with --columns "
-            "embeddings.item=COLUMN"
+            f"{a[0].as_py() if len(a) else None!r}; name the right column with {how}"
         )
     return row
 
