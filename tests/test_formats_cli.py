@@ -182,6 +182,7 @@ def test_what_is_there_already_is_told_and_stays(results: Path, sidbench_cli: Cl
     assert "move it away, or write over it with --redo" in fails("npy", own)
     assert "is a folder, and npy is a file; name a file in it" in fails("npy", tmp_path)
     assert "is a file, and minionerec-files is a folder of files" in fails("minionerec-files", own)
+    assert "items.npy says another kind of file than taac is" in fails("taac", own)
     assert "items.npy is a file, so that nothing can be written below it" in fails("npy", own / "x.npy")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")

@@ -193,7 +193,7 @@ def _with_corpus(made: Export, form: Format, dataset: str | None, own: list[tupl
         if dataset is not None:
             raise
         raise UsageError(
-            f"the data of this run are not found by themselves ({e}) Name them: --dataset"
+            f"the data of this run are not found by themselves ({e}); name them with --dataset"
         ) from None
     fingerprint = str(made.source.get("fingerprint", ""))
     if fingerprint and corpus.fingerprint != fingerprint:

@@ -108,6 +108,12 @@ def check_place(form: type[Format] | Format, path: Path, *, redo: bool = False) 
         )
     if folder and path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, and {form.name} is a folder of files; name another place")
+    kinds = {Path(cls.file).suffix for cls in known().values()} - {""}
+    if path.suffix in kinds and path.suffix != Path(form.file).suffix:
+        raise UsageError(
+            f"{path.name} says another kind of file than {form.name} is ({form.file}); name it so, or leave "
+            "the ending out"
+        )
     if redo or not path.exists() or (folder and not any(path.iterdir())):
         return
     if folder:

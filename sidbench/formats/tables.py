@@ -101,9 +101,8 @@ def check_growth(path: Path, columns: list[str]) -> None:
         for group in groups:
             for chunk in (group.column(at) for at in range(group.num_columns)):
                 name = chunk.path_in_schema
-                if (
-                    name.partition(".")[0] in columns
-                ):  # a repeated value takes no room, however often it stands
+                if name.partition(".")[0] in columns:
+                    # A repeated value takes no room, however often it stands.
                     size = max(chunk.total_uncompressed_size, chunk.num_values)
                     safe.check_growth(path, name, size, chunk.total_compressed_size)
 
