@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pkgutil
 import traceback
 from collections.abc import Iterator
@@ -209,6 +210,10 @@ def make_dataset(spec: str, params: dict[str, Any] | None = None) -> Dataset:
             raise UsageError(f"dataset {name!r} needs its {cls.variant}: give {name}:{cls.variant.upper()}")
         return configure(cls, params)
     folder = find_folder(spec)
+    if folder is None and (os.sep in spec or spec.startswith((".", "~"))):
+        raise UsageError(
+            f"there is no folder {spec}; give one with items.* and sequences.*, or a dataset's name"
+        )
     if folder is None:
         known_names = [n for n in known if n != Folder.name]
         raise UsageError(

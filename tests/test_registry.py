@@ -234,7 +234,7 @@ def test_a_dataset_is_given_by_name_variant_path_or_name_of_a_folder(
     [
         ("syntetic", "unknown dataset 'syntetic'; did you mean 'synthetic'.*Or give the path of a folder"),
         ("synthetic:tyni", "size = 'tyni' does not fit: Input should be 'tiny'"),
-        ("/no/such/folder", "Or give the path of a folder"),
+        ("/no/such/folder", "there is no folder /no/such/folder; give one with"),
         ("", "unknown dataset ''"),
     ],
 )

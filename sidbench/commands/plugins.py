@@ -40,10 +40,10 @@ KINDS = {
 
 def list_(kind: str | None, *, as_json: bool) -> int:
     """Everything there is, or one kind of it; what cannot be used is listed with its reason."""
-    sections = {**{title: _plugins(k) for title, k in KINDS.items()}, **_built_in()}
-    if kind is not None and kind not in sections:
-        raise unknown("kind", kind, sections)
-    chosen = {kind: sections[kind]} if kind else sections
+    if kind is not None and kind not in (*KINDS, *BUILT_IN):
+        raise unknown("kind", kind, [*KINDS, *BUILT_IN])
+    wanted = (*KINDS, *BUILT_IN) if kind is None else (kind,)
+    chosen = {title: _plugins(KINDS[title]) if title in KINDS else BUILT_IN[title]() for title in wanted}
     broken = [dataclasses.asdict(b) for b in registry.scan().broken]
     if as_json:
         for b in broken:
@@ -153,8 +153,8 @@ def _plugins(kind: str) -> list[dict[str, Any]]:
     return out
 
 
-def _built_in() -> dict[str, list[dict[str, Any]]]:
-    decoders = [
+def _decoders() -> list[dict[str, Any]]:
+    return [
         {
             "name": preset,
             "summary": _size(values),
@@ -164,7 +164,10 @@ def _built_in() -> dict[str, list[dict[str, Any]]]:
         }
         for preset, values in Decoder.presets.items()
     ]
-    protocols = [
+
+
+def _protocols() -> list[dict[str, Any]]:
+    return [
         {
             "name": name,
             "summary": cls.summary(),
@@ -173,11 +176,17 @@ def _built_in() -> dict[str, list[dict[str, Any]]]:
         }
         for name, cls in PROTOCOLS.items()
     ]
-    metrics = [
+
+
+def _metrics() -> list[dict[str, Any]]:
+    return [
         {"name": m.name, "summary": m.label, "source": m.source, "direction": m.direction, "legend": m.legend}
         for m in METRICS.values()
     ]
-    return {"decoders": decoders, "protocols": protocols, "metrics": metrics}
+
+
+#: Kinds that are no plugins.
+BUILT_IN = {"decoders": _decoders, "protocols": _protocols, "metrics": _metrics}
 
 
 def _size(preset: dict[str, Any]) -> str:
