@@ -18,9 +18,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from typer.testing import CliRunner
 from typing_extensions import Self
 
 from sidbench import checkpoints, progress, registry
+from sidbench.cli import app
 from sidbench.dataset import Embeddings
 from sidbench.errors import RanksError, SidbenchError, UsageError
 from sidbench.kit import loop, network
@@ -101,6 +103,10 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **more}
 
 
+def settings(*of: str) -> list[str]:
+    return [word for one in of for word in ("--set", f"rq-vae.{one}")]
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -131,21 +137,6 @@ def two(script: str = OTHER) -> Iterator[tuple[Ranks, subprocess.Popen[str]]]:
         other.communicate()
 
 
-def torchrun(count: int, folder: Path, device: str, sets: list[str]) -> dict[str, Any]:
-    """What so many processes leave of a fit to the folder's items."""
-    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
-    at = ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), "-m", "sidbench"]
-    line = ["fit", "rq-vae", "items.npy", "--out", f"by-{count}", "--json", "--device", device]
-    asked = [word for s in sets for word in ("--set", f"rq-vae.{s}")]
-    done = subprocess.run(
-        [*launched, *at, *line, *asked],
-        cwd=folder, env=environment(), capture_output=True, text=True, timeout=250, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    held: dict[str, Any] = json.loads(done.stdout)
-    return held
-
-
 def alike(one: Tokenizer, other: Tokenizer, close: float = 2e-3) -> None:
     """They learned the same, but for the order of sums."""
     for name, values in one.curves().items():
@@ -155,7 +146,7 @@ def alike(one: Tokenizer, other: Tokenizer, close: float = 2e-3) -> None:
     np.testing.assert_allclose(other.reconstruct(codes), one.reconstruct(codes), rtol=close, atol=close)
 
 
-# First of all, as what follows keeps its own second process to the end.
+# These two first, as what follows keeps a second process of its own to the end.
 @pytest.mark.timeout(300)
 def test_what_a_killed_process_leaves_goes_on_with_another_number_of_them(tmp_path: Path) -> None:
     params = {**VAE, "checkpoint_every": 0.0, "dropout": 0.2}
@@ -167,6 +158,32 @@ def test_what_a_killed_process_leaves_goes_on_with_another_number_of_them(tmp_pa
     with checkpoints.kept_in(tmp_path):
         resumed = make("rq-vae", params).fit(X)
     alike(make("rq-vae", params).fit(X), resumed)
+
+
+@pytest.mark.timeout(300)
+def test_a_fit_of_two_leaves_what_a_fit_of_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "items.npy", X)
+    asked = settings("levels=2", "codebook_size=8", "batch_size=31", "epochs=3", "hidden=[12]", "latent=4")
+    line = ["fit", "rq-vae", "items.npy", "--out", "model", "--json", "--device", "cpu", *asked]
+    as_torchrun_does = {"TORCHELASTIC_RUN_ID": "here", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    as_torchrun_does["MASTER_PORT"] = str(free_port())
+    monkeypatch.chdir(tmp_path)
+    for name, value in {**as_torchrun_does, "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sidbench.kit.together.PATIENCE", timedelta(seconds=120))
+    given = environment(**as_torchrun_does, RANK="1", LOCAL_RANK="1")
+    words = [sys.executable, "-m", "sidbench", *line]
+    other = subprocess.Popen(words, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        done = CliRunner().invoke(app, line)
+        said = other.communicate(timeout=120)[0]
+    finally:
+        other.kill()
+    assert (done.exit_code, other.returncode, said) == (0, 0, ""), done.output
+    assert json.loads(done.stdout)["facts"]["processes"] == 2
+    params = {"levels": 2, "codebook_size": 8, "batch_size": 31, "epochs": 3, "hidden": (12,), "latent": 4}
+    one = make("rq-vae", {**params, "device": "cpu"}).fit(X)
+    np.testing.assert_array_equal(one.encode(X), registry.load_tokenizer(tmp_path / "model").encode(X))
 
 
 @pytest.fixture(scope="module")
@@ -236,15 +253,18 @@ def test_whatever_ends_the_first_the_other_is_there_for_what_follows(
         alike(whole, make("rq-vae", params).fit(X))
 
 
-@pytest.mark.timeout(300)
-def test_torchrun_fits_a_tokenizer(tmp_path: Path) -> None:
-    np.save(tmp_path / "items.npy", X)
-    sets = ["levels=2", "codebook_size=8", "batch_size=31", "epochs=3", "hidden=[12]", "latent=4"]
-    done = torchrun(2, tmp_path, "cpu", sets)
-    assert done["facts"]["processes"] == 2
-    params = {"levels": 2, "codebook_size": 8, "batch_size": 31, "epochs": 3, "hidden": (12,), "latent": 4}
-    one = make("rq-vae", {**params, "device": "cpu"}).fit(X)
-    np.testing.assert_array_equal(one.encode(X), registry.load_tokenizer(tmp_path / "by-2").encode(X))
+def torchrun(count: int, folder: Path, device: str, sets: list[str]) -> dict[str, Any]:
+    """What so many processes leave of a fit to the folder's items."""
+    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
+    at = ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), "-m", "sidbench"]
+    line = ["fit", "rq-vae", "items.npy", "--out", f"by-{count}", "--json", "--device", device]
+    done = subprocess.run(
+        [*launched, *at, *line, *settings(*sets)],
+        cwd=folder, env=environment(), capture_output=True, text=True, timeout=250, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    held: dict[str, Any] = json.loads(done.stdout)
+    return held
 
 
 @pytest.mark.gpu
