@@ -11,6 +11,7 @@ from pydantic import Field
 from sidbench.kit import groups
 from sidbench.kit.nearest import Index
 from sidbench.kit.places import VALUES, Places, to_nearest
+from sidbench.kit.workers import workers
 from sidbench.resolver import Mover
 from sidbench.sids import distinct_rows
 
@@ -108,10 +109,11 @@ class SinkhornGroup(Mover):
         low, high = costs.min(axis=(1, 2), keepdims=True), costs.max(axis=(1, 2), keepdims=True)
         found = np.empty(costs.shape[:2], dtype=np.int64)
         step, share = max(1, TILE // costs[0].size), costs.shape[1] / costs.shape[2]
-        for at in range(0, len(costs), step):
-            part = slice(at, at + step)
+
+        def part(start: int, stop: int) -> None:
+            half = (high - low)[start:stop].astype(np.float64) / 2 + 1e-5
             # Distances centred to -1 to 1; a row's own constant changes nothing, and none overflows without.
-            plan = costs[part].astype(np.float64) / ((high - low)[part].astype(np.float64) / 2 + 1e-5)
+            plan = costs[start:stop].astype(np.float64) / half
             plan = np.exp((plan.min(axis=2, keepdims=True) - plan) / self.epsilon)
             code = np.ones((len(plan), plan.shape[2], 1))
             for _ in range(self.iters):
@@ -119,7 +121,10 @@ class SinkhornGroup(Mover):
                 code = share / (plan.transpose(0, 2, 1) @ row)
             plan *= code.transpose(0, 2, 1)
             most = plan >= (1 - SAME) * plan.max(axis=2, keepdims=True)
-            found[part] = np.where(most, costs[part], np.inf).argmin(axis=2)
+            found[start:stop] = np.where(most, costs[start:stop], np.inf).argmin(axis=2)
+
+        with workers() as run:
+            run(part, len(costs), step)
         return found
 
 
