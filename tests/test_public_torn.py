@@ -17,9 +17,9 @@ from sidbench.errors import DataError
 from sidbench.formats import safe
 
 if TYPE_CHECKING:
-    from tests.public_files import LAYOUTS, make
+    from tests.public_files import LAYOUTS, load, make
 else:
-    from public_files import LAYOUTS, make
+    from public_files import LAYOUTS, load, make
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +88,20 @@ def test_a_torn_file_is_named_with_its_line(
     with pytest.raises(DataError, match=said) as e:
         make(LAYOUTS[layout][0], files=folder, **LAYOUTS[layout][1]).load()
     assert name in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "layout", ["2014 json", "2014 python", "2018 ratings", "2023 csv", "2023 csv.gz", "1m unpacked"]
+)
+def test_a_mark_before_the_text_is_no_content(layout: str, folder: Path) -> None:
+    whole = load(layout, folder)
+    for path in folder.iterdir():
+        data = path.read_bytes()
+        packed = path.suffix == ".gz"
+        text = b"\xef\xbb\xbf" + (gzip.decompress(data) if packed else data)
+        path.write_bytes(gzip.compress(text) if packed else text)
+    name, own, _ = LAYOUTS[layout]
+    assert make(name, files=folder, **own).load().catalogue == whole.catalogue
 
 
 def test_an_archive_with_other_files_is_refused(folder: Path) -> None:
