@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,24 +34,29 @@ def least(rounds: int, *sides: Callable[[], object]) -> list[float]:
     return out
 
 
-def peak(side: Callable[[], object]) -> float:
-    """Megabytes that a child of this process needed more than it had, while it did this once."""
-    into, out = os.pipe()
-    child = os.fork()
-    if not child:
-        before = resident()
-        side()
-        os.write(out, f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - before}".encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.close(out)
-    with os.fdopen(into) as said:
-        return float(said.read())
+#: Reads a file in a process of its own, without the blocks where `json` is said, and tells what that took.
+ALONE = """
+import re, sys, time
+from pathlib import Path
+import pyarrow.compute
+from sidbench.formats import lists, reading
+reading.known()
+if sys.argv[2] == "json":
+    lists.of_file = lambda *a, **k: None
+def megabytes(what):  # of this program alone, as what getrusage tells is not
+    return int(re.search(what + r":\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1e3
+before = megabytes("VmRSS")
+start = time.process_time()
+reading.read(Path(sys.argv[1]), "bench")
+grown = megabytes("VmHWM") - before
+sys.stdout.write(f"{time.process_time() - start:.2f} s of processor time, {grown:,.0f} MB")
+"""
 
 
-def resident() -> float:
-    """Megabytes in memory now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+def alone(path: Path, way: str = "") -> str:
+    """Processor time and memory of one reading."""
+    line = [sys.executable, "-c", ALONE, str(path), way]
+    return subprocess.run(line, capture_output=True, text=True, check=True).stdout
 
 
 def main() -> None:
@@ -94,15 +98,12 @@ def main() -> None:
             (read,) = least(given.rounds, lambda: reading.read(path, "bench"))  # noqa: B023
             manifest.beside(path).unlink()
             other = f", json.dump of the same {times[2]:.2f} s" if len(times) > 2 else ""
-            grown = peak(lambda: reading.read(path, "bench"))  # noqa: B023
-            parsed = ""
-            if path.suffix == ".json":  # what Python's own parser takes, before anything is made of it
-                load = lambda: json.loads(path.read_text())  # noqa: B023, E731
-                (alone,) = least(given.rounds, load)
-                parsed = f"; json.loads alone {alone:.2f} s, {peak(load):,.0f} MB"
+            took = alone(path)
+            if path.suffix == ".json":
+                took += f"; by Python's parser {alone(path, 'json')}"
             say(
                 f"{name:16} {size:7.1f} MB  write {times[0]:.2f} s (text alone {times[1]:.2f} s{other})  "
-                f"read {read:.2f} s, {grown:,.0f} MB{parsed}\n"
+                f"read {read:.2f} s ({took})\n"
             )
 
 
