@@ -40,7 +40,10 @@ def find_model(spec: str, results: Path) -> Path:
             "could be a run; `sidbench fit` makes the one, `sidbench run` the other"
         )
     store = open_store(results)
-    return store.artifact(find_run(store, spec).key)
+    try:
+        return store.artifact(find_run(store, spec).key)
+    except UsageError as e:
+        raise UsageError(f"there is no folder {spec} with a fitted tokenizer, and as a run: {e}") from None
 
 
 def make_resolver(name: str | None, sets: list[str]) -> Resolver | None:
