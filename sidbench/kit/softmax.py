@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 #: bf16 products have so many rows or a multiple: what is compiled for a shape is kept, for every shape.
 GRAIN = 64
+#: Pieces whose gradients add up within their products, in bf16; all beyond add up in single precision.
+TOGETHER = 2
 
 
 def cross_entropy(
@@ -17,9 +19,9 @@ def cross_entropy(
 ) -> Tensor:
     """The sum over rows of -log softmax(states @ table.T)[goals], to be trained.
 
-    `cells` bounds the scores that are held at one time; they and the products are made in `dtype`, sums (of
-    pieces, too) in the precision of the states. The gradients are made on the way: a piece of scores is read
-    three times while it is at hand, and nothing of it is kept for the backward pass.
+    `cells` bounds the scores that are held at one time; they and the products are made in `dtype`, sums in
+    the precision of the states. The gradients are made on the way: a piece of scores is read three times
+    while it is at hand, and nothing of it is kept for the backward pass.
     """
     return _CrossEntropy.apply(states, table, goals, cells, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -35,10 +37,11 @@ class _CrossEntropy(torch.autograd.Function):
             # Rows of zeros add nothing to a gradient, and their loss is left out.
             low, goals = F.pad(low, (0, 0, 0, -count % GRAIN)), F.pad(goals, (0, -count % GRAIN))
             rows = -(-rows // GRAIN) * GRAIN
-        to_states, to_table = states.new_empty(low.shape), torch.zeros_like(table)
+        to_states, of_few = states.new_empty(low.shape), torch.zeros_like(entries)
+        to_table = of_few if dtype == table.dtype else torch.zeros_like(table)
         piece = low.new_empty(min(rows, len(low)), len(table))
         loss = states.new_zeros(())
-        for start in range(0, len(low), rows):
+        for number, start in enumerate(range(0, len(low), rows), start=1):
             part = slice(start, start + rows)
             x, goal = low[part], goals[part, None]
             scores = torch.mm(x, entries.T, out=piece[: len(x)])
@@ -48,11 +51,10 @@ class _CrossEntropy(torch.autograd.Function):
             # What the softmax gives the goal, less one; all else is divided by `whole` where that is smaller.
             scores.scatter_add_(1, goal, -whole.to(dtype))
             torch.div(torch.mm(scores, entries), whole, out=to_states[part])
-            shares = (x / whole).to(dtype)
-            if dtype == table.dtype:
-                to_table.addmm_(scores.T, shares)
-            else:  # not within the product, which would round the sum of the pieces to its own precision
-                to_table += torch.mm(scores.T, shares)
+            of_few.addmm_(scores.T, (x / whole).to(dtype))
+            if of_few is not to_table and (number % TOGETHER == 0 or start + rows >= len(low)):
+                to_table += of_few
+                of_few.zero_()
         ctx.save_for_backward(to_states[:count], to_table)
         return loss
 
