@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import math
 import os
@@ -13,9 +12,8 @@ import shutil
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +22,17 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from sidbench import checkpoints, clock, metrics, parts, progress, provenance
-from sidbench.dataset import Corpus, Dataset, Embeddings, Sequences, some_rows
+from sidbench.dataset import Corpus, Sequences
 from sidbench.decoder import Decoder
 from sidbench.errors import ContractError, RanksError, SidbenchError, StorageError, UsageError
 from sidbench.kit.device import noting
-from sidbench.kit.ranks import ranks
-from sidbench.plugin import P, Plugin
 from sidbench.protocol import Split, Targets
 from sidbench.ranking import Ranking
 from sidbench.record import RunRecord, Store, run_id
 from sidbench.reference import Reference
 from sidbench.resolver import Resolver
 from sidbench.sids import Codes, SIDs
+from sidbench.task import Bench, Task, places_needed, plain
 from sidbench.tokenizer import RUN_FACTS, Tokenizer
 
 log = logging.getLogger(__name__)
@@ -48,141 +45,6 @@ REFUSALS = {
     for name in ("ENOSPC", "EROFS", "EACCES", "EDQUOT", "EPERM", "EIO")
     if hasattr(errno, name)
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Bench:
-    """What all rows of one run share: the data, the protocol, the machine."""
-
-    corpus: Corpus
-    split: Split
-    cutoffs: tuple[int, ...]
-    seen: str  # "keep" or "mask"
-    device: str
-    threads: int
-    #: The plugin that gave the corpus, where one did.
-    dataset: Dataset | None = None
-
-    @cached_property
-    def floor(self) -> dict[str, float]:
-        """What repeated vectors, and texts, alone make of the collisions; the same for every row."""
-        return metrics.floor_metrics(self.corpus.embeddings, self.corpus.titles)
-
-    @cached_property
-    def near(self) -> metrics.Neighbours:
-        """Which items lie near which, of a sample: what prefixes are held against; the same for every row."""
-        return metrics.nearest_items(self.corpus.embeddings.view(np.ndarray))
-
-    @cached_property
-    def known(self) -> Embeddings:
-        """The vectors that a tokenizer is fitted on: those of all items but the cold ones."""
-        x, cold = self.corpus.embeddings, self.split.cold
-        if len(cold):
-            which = hashlib.blake2b(cold.tobytes(), digest_size=4).hexdigest()
-            x = some_rows(x, self.split.warm, f"warm-{self.corpus.fingerprint}-{which}")
-        x = x.view(np.ndarray)
-        x.flags.writeable = False  # a plugin that writes to its input fails as that plugin's own error
-        return x
-
-    @cached_property
-    def learning(self) -> Split:
-        """The split as what learns is given it: the test targets are not there to be read, but counted."""
-        test = self.split.test
-        nothing = test.take(np.zeros(0, dtype=np.int64))
-        return replace(self.split, test=nothing, queries=len(test), places=places_needed(self))
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """One row to be: a tokenizer with its resolver and decoder, or a reference that needs neither."""
-
-    label: str
-    method: Tokenizer | Reference
-    seed: int
-    resolver: Resolver | None = None
-    decoder: Decoder | None = None
-    preset: str = ""
-
-    def key(self, bench: Bench) -> dict[str, Any]:
-        """Everything that decides the result, and so names the record."""
-        corpus = bench.corpus
-        return {
-            "kind": self.method.kind,
-            "method": self.method.name,
-            "label": self.label,
-            "params": _params(self.method),
-            "seed": self.seed,
-            "dataset": {
-                "name": corpus.name,
-                "fingerprint": corpus.fingerprint,
-                "catalogue": corpus.catalogue,
-                **_origin(bench.dataset),
-                "items": len(corpus),
-                "users": len(corpus.sequences),
-                "interactions": len(corpus.sequences.items),
-                "dimensions": corpus.embeddings.shape[1],
-            },
-            "protocol": {
-                "name": bench.split.protocol,
-                "seen": bench.seen,
-                "cutoffs": list(bench.cutoffs),
-                "evaluated": len(bench.split.test),
-                **({"params": bench.split.params} if bench.split.params else {}),
-            },
-            "resolver": None
-            if self.resolver is None
-            else {"name": self.resolver.name, "params": _params(self.resolver)},
-            "decoder": None
-            if self.decoder is None
-            else {"preset": self.preset, "name": self.decoder.name, "params": _params(self.decoder)},
-            "hardware": {**provenance.hardware(bench.device, bench.threads), **ranks().hardware()},
-        }
-
-    def code(self) -> str:
-        """The fingerprint of the code that this row runs through; the data is named by its content."""
-        return code_of(*(type(p) for p in (self.method, self.resolver, self.decoder) if p is not None))
-
-
-def code_of(*plugins: type[Plugin]) -> str:
-    """The fingerprint of some plugins' code and of the path that every row takes."""
-    return provenance.code_fingerprint([*(p.__module__ for p in plugins), __name__])
-
-
-def _params(plugin: Plugin) -> dict[str, Any]:
-    """Parameters as JSON has them; seed and device stand elsewhere in the key."""
-    own = {k: v for k, v in plugin.deciding().items() if k not in ("seed", "device")}
-    return {k: _plain(v, f"{plugin.name}.{k}") for k, v in own.items()}
-
-
-def _origin(dataset: Dataset | None) -> dict[str, Any]:
-    """The dataset plugin and what decides of its parameters; not where on this machine the data lie."""
-    if dataset is None:
-        return {"plugin": None, "params": {}}
-    own = {k: v for k, v in dataset.deciding().items() if not isinstance(v, Path)}
-    params = {k: _plain(v, f"{dataset.name}.{k}") for k, v in own.items()}
-    return {
-        "plugin": dataset.name,
-        "params": {k: provenance.without_folders(v) if isinstance(v, str) else v for k, v in params.items()},
-    }
-
-
-def _plain(value: Any, where: str) -> Any:
-    """A value as JSON has it: files by content and not by place, numbers that are none as null."""
-    if isinstance(value, Path):
-        return provenance.named_by_content(value)
-    if isinstance(value, dict):
-        return {str(k): _plain(v, where) for k, v in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(v, where) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise ContractError(
-        f"{where} holds {type(value).__name__}; expected numbers, text, or lists and dicts of them"
-    )
 
 
 def run_one(task: Task, bench: Bench, store: Store, env: dict[str, str]) -> RunRecord:
@@ -304,7 +166,7 @@ def _run_tokenizer(task: Task, bench: Bench, run: _Run, store: Store, key: dict[
         resolver = task.resolver.replace()
         resolved = _resolved(resolver, sids, tokenizer, bench)
     run.measured["resolve_seconds"] = resolve.seconds
-    run.facts["resolver"] = _plain(resolver.facts(), f"{resolver.name}.facts()")
+    run.facts["resolver"] = plain(resolver.facts(), f"{resolver.name}.facts()")
     after = metrics.collision_metrics(resolved.codes, split.test.items, floor=bench.floor, resolved=True)
     run.metrics.update(after)
     run.levels.update(metrics.prefix_collisions(resolved.codes, resolved=True))
@@ -446,21 +308,10 @@ def _run_reference(method: Reference, bench: Bench, run: _Run, unfinished: Path,
 
 def _told(method: Tokenizer | Reference) -> dict[str, Any]:
     """A method's own facts, none of which may stand for one of the run's."""
-    told: dict[str, Any] = _plain(method.facts(), f"{method.name}.facts()")
+    told: dict[str, Any] = plain(method.facts(), f"{method.name}.facts()")
     if taken := sorted(RUN_FACTS & told.keys()):
         raise ContractError(f"{method.name}.facts() names {', '.join(taken)}, which the run itself states")
     return told
-
-
-def places_needed(bench: Bench) -> int:
-    """Places a list must have so that the largest cut-off is full, seen items left out or not."""
-    seen = 0
-    if bench.seen == "mask":
-        histories = bench.split.test.histories
-        row = np.repeat(np.arange(len(histories)), histories.lengths)
-        distinct = np.unique(np.stack([row, histories.items]), axis=1)[0]
-        seen = int(np.bincount(distinct, minlength=1).max())
-    return min(max(bench.cutoffs) + seen, len(bench.corpus))
 
 
 def _score(ranking: Ranking, bench: Bench, run: _Run, *, sid_level: bool) -> None:
@@ -533,20 +384,3 @@ def fresh(task: Task, bench: Bench, store: Store) -> RunRecord | None:
     if record is None or record.status != "ok" or record.code != task.code():
         return None
     return record if store.sizes(key) == record.measured.get("files") else None
-
-
-def with_seed(task: Task, seed: int, device: str) -> Task:
-    """The same row with another seed, on a concrete device."""
-    return replace(
-        task,
-        method=_given(task.method, seed, device),
-        resolver=None if task.resolver is None else _given(task.resolver, seed, device),
-        decoder=None if task.decoder is None else _given(task.decoder, seed, device),
-        seed=seed,
-    )
-
-
-def _given(plugin: P, seed: int, device: str) -> P:
-    """A plugin with these, where it has parameters for them."""
-    own = plugin.params()
-    return plugin.replace(**{k: v for k, v in (("seed", seed), ("device", device)) if k in own})

@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Any
 
 from sidbench import progress
-from sidbench.bench import Bench, Task
 from sidbench.display import row_name
 from sidbench.errors import SidbenchError, UsageError
 from sidbench.logger import Logger, Row
 from sidbench.record import RunRecord, run_id
+from sidbench.task import Bench, Task
 
 #: Seconds between two values of one number; what lies between is left out, but for the last.
 APART = 0.1

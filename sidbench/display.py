@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sidbench import progress
-from sidbench.bench import Task
 from sidbench.budget import seconds_of
 from sidbench.record import RunRecord
+from sidbench.task import Task
 
 #: How much of a row's time each stage tends to take; only the time left is drawn from it.
 SHARE = {"fit": 0.15, "encode": 0.05, "resolve": 0.02, "train": 0.65, "search": 0.13}

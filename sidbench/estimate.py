@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sidbench import clock, progress
-from sidbench.bench import Bench, Task, places_needed, warm_up
+from sidbench.bench import warm_up
 from sidbench.budget import seconds_of
 from sidbench.dataset import Embeddings
 from sidbench.decoder import Decoder
@@ -20,6 +20,7 @@ from sidbench.protocol import Targets
 from sidbench.record import RunRecord
 from sidbench.reference import Reference
 from sidbench.sids import SIDs
+from sidbench.task import Bench, Task, places_needed
 from sidbench.tokenizer import Tokenizer
 
 #: Seconds of training steps, and of search, that a trial takes at most, but for a first step that is longer.

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from functools import cache
 
 from sidbench import provenance
-from sidbench.bench import Bench, Task, fresh, run_one, warm_up
+from sidbench.bench import fresh, run_one, warm_up
 from sidbench.callbacks import Callbacks
 from sidbench.catalogue.files import NoLocks, locked
 from sidbench.decoder import Decoder
@@ -19,6 +19,7 @@ from sidbench.errors import StorageError, UsageError
 from sidbench.logger import Logger
 from sidbench.plan import Plan, limit_threads
 from sidbench.record import RunRecord, Store, run_id
+from sidbench.task import Bench, Task
 
 #: Seconds after which a file server gives back the locks of a node that has died, and some more.
 LEASE = 150.0

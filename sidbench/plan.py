@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sidbench import registry
-from sidbench.bench import Bench, Task, fresh, refuse, with_seed
+from sidbench.bench import fresh, refuse
 from sidbench.dataset import cached_files
 from sidbench.decoder import Decoder
 from sidbench.engines import Engine, Local
@@ -22,6 +22,7 @@ from sidbench.protocol import PROTOCOLS, make_protocol
 from sidbench.record import RunRecord, Store
 from sidbench.resolver import Resolver
 from sidbench.settings import Settings
+from sidbench.task import Bench, Task, with_seed
 from sidbench.tokenizer import Tokenizer
 
 #: Names in --set that are no plugin: the decoder, the dataset, and every tokenizer at once.

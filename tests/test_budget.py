@@ -8,14 +8,13 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from sidbench import clock, plan, progress
 from sidbench.budget import Budget
@@ -27,22 +26,16 @@ from sidbench.settings import read_settings
 
 if TYPE_CHECKING:
     from tests.conftest import PluginFolder, Said
+    from tests.tiny import CODES, WORLD
+    from tests.tiny import decoder as learner
+else:
+    from tiny import CODES, WORLD
+    from tiny import decoder as learner
 
 Cli = Callable[..., "Said"]
+pytestmark = pytest.mark.usefixtures("threads")
 
-SMALL = [
-    "--dataset",
-    "synthetic:tiny",
-    "--threads",
-    "1",
-    "--set",
-    "all.levels=2",
-    "--set",
-    "all.codebook_size=8",
-]
-for setting in ("width=8", "heads=1", "head_width=8", "feed_forward=8", "valid_users=20", "beam=5"):
-    SMALL += ["--set", f"decoder.{setting}"]
-
+SMALL = [*WORLD, *CODES, *learner()]
 #: A reference that is trained, as a plugin of one's own may be.
 TRAINED = """
 import numpy as np
@@ -74,14 +67,6 @@ def trained(*parameters: str) -> str:
 
 def records(folder: Path) -> dict[str, RunRecord]:
     return {f"{r.label} {r.key['seed']}": r for _, r in Store(folder).all() if isinstance(r, RunRecord)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def threads() -> Iterator[None]:
-    """A run limits the threads of its process; the tests that follow have theirs back."""
-    before = torch.get_num_threads()
-    yield
-    plan.limit_threads(before)
 
 
 @pytest.mark.parametrize(

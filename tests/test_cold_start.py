@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sidbench import registry
-from sidbench.bench import Bench, Task, refuse, run_one
+from sidbench.bench import refuse, run_one
 from sidbench.dataset import Corpus, Sequences, cached_rows
 from sidbench.decoder import Decoder
 from sidbench.errors import UsageError
@@ -23,6 +23,7 @@ from sidbench.resolve.keep import Keep
 from sidbench.resolve.suffix import Suffix
 from sidbench.resolver import Resolver
 from sidbench.sids import SIDs
+from sidbench.task import Bench, Task
 
 if TYPE_CHECKING:
     from tests.conftest import Said

@@ -11,11 +11,12 @@ from rich.console import Console
 
 from sidbench import display as display_module
 from sidbench import plan, progress
-from sidbench.bench import Task, warm_up
+from sidbench.bench import warm_up
 from sidbench.decoder import Decoder
 from sidbench.display import Display
 from sidbench.record import RunRecord
 from sidbench.settings import read_settings
+from sidbench.task import Task
 
 OK = RunRecord("id", "ok", {}, "", metrics={"recall@10": 0.0712})
 NUMBERS = {"ndcg@10": 0.0412, "recall@10": 0.0731, "step": 70.0, "loss": 3.2145}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sidbench import registry
-from sidbench.bench import Bench, Task, run_one
+from sidbench.bench import run_one
 from sidbench.decoder import Decoder
 from sidbench.errors import UsageError
 from sidbench.format import How
@@ -24,6 +24,7 @@ from sidbench.protocol import split
 from sidbench.record import Store
 from sidbench.resolve.suffix import Suffix
 from sidbench.sids import SIDs
+from sidbench.task import Bench, Task
 
 if TYPE_CHECKING:
     from tests.conftest import Said

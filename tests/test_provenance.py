@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidbench import provenance, registry
-from sidbench.bench import code_of
 from sidbench.provenance import code_fingerprint, named_by_content, without_folders
+from sidbench.task import code_of
 
 SOURCE = '''
     """A module."""

@@ -234,11 +234,11 @@ def test_a_protocol_by_time_has_times(folder: Path) -> None:
 
 
 def test_where_the_files_lie_names_no_other_data(folder: Path) -> None:
-    from sidbench.bench import _origin
+    from sidbench.task import origin
 
     here, there = make("yelp", files=folder, statistics="error"), make("yelp")
-    assert _origin(here) == _origin(there)
-    assert _origin(make("yelp", user_core=3)) != _origin(there)
+    assert origin(here) == origin(there)
+    assert origin(make("yelp", user_core=3)) != origin(there)
 
 
 # ------------------------------------------------------------------------------------------ published counts

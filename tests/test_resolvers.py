@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from sidbench import registry
-from sidbench.bench import Task, with_seed
 from sidbench.dataset import Embeddings
 from sidbench.decoder import Decoder
 from sidbench.errors import DataError, UnsupportedError, UsageError
@@ -33,6 +32,7 @@ from sidbench.resolve.sinkhorn_group import SinkhornGroup
 from sidbench.resolve.suffix import Suffix
 from sidbench.resolver import Resolver
 from sidbench.sids import Codes, SIDs, distinct_rows
+from sidbench.task import Task, with_seed
 from sidbench.testing import Check, catalogue
 from sidbench.testing.resolver import Coarse, Costless, resolver_checks
 from sidbench.tokenizer import Tokenizer
@@ -339,6 +339,21 @@ def test_sinkhorn_group_goes_on_until_groups_stay(seed: int) -> None:
         if (after.codes == later.codes).all() and size == 100:
             assert (SinkhornGroup(rounds=1).resolve(after, t, x).codes == after.codes).all()
         assert len(after.groups()[0]) >= len(before.groups()[0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sinkhorn_group_below_one_prefix_is_nothing_to_the_others(seed: int) -> None:
+    """Crowded prefixes go in circles: each ends at its own best round, whatever the others do meanwhile."""
+    rng = np.random.default_rng(seed)
+    rows = [(int(a), int(b)) for a, b in zip(rng.integers(3, size=40), rng.integers(6, size=40), strict=True)]
+    x, t = written(seed, 40, 8), Written(codebook_size=(3, 8))
+    whole = SinkhornGroup().resolve(sids(rows, 8), t, x).codes
+    for prefix in range(3):
+        own = [i for i, (a, _) in enumerate(rows) if a == prefix]
+        before = sids([rows[i] for i in own], 8)
+        alone = SinkhornGroup().resolve(before, t, x[own]).codes
+        assert (alone == whole[own]).all()
+        assert len(np.unique(alone, axis=0)) >= len(np.unique(before.codes, axis=0))
 
 
 def test_sinkhorn_group_leaves_groups_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from sidbench import bench, plan, registry
+from sidbench import plan, registry
 from sidbench.dataset import Corpus, Dataset, cached_rows
 from sidbench.settings import read_settings
+from sidbench.task import places_needed
 
 if TYPE_CHECKING:
     from tests.conftest import PluginFolder, Said
@@ -107,9 +108,9 @@ def test_what_learns_is_given_no_test_targets() -> None:
     assert len(made.learning.test) == 0
     assert len(made.learning.valid) == len(made.split.valid) > 0
     assert made.learning.queries == len(made.split.test) > 0
-    assert made.learning.places == bench.places_needed(made) == max(made.cutoffs)
+    assert made.learning.places == places_needed(made) == max(made.cutoffs)
     masked = replace(made, seen="mask").learning
-    assert masked.places == bench.places_needed(replace(made, seen="mask")) > max(made.cutoffs)
+    assert masked.places == places_needed(replace(made, seen="mask")) > max(made.cutoffs)
     assert (made.learning.train.items == made.split.train.items).all()
 
 
@@ -118,4 +119,4 @@ def test_lists_are_as_long_as_the_largest_cutoff_needs(seen: str) -> None:
     settings = read_settings(None, {"dataset": "synthetic:tiny", "methods": "popularity", "seen": seen}, [])
     made = plan.make_plan(settings, dry=True).bench
     longest = max(len(np.unique(h)) for h in made.split.test.histories)
-    assert bench.places_needed(made) == 20 + (longest if seen == "mask" else 0)
+    assert places_needed(made) == 20 + (longest if seen == "mask" else 0)

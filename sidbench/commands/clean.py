@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sidbench import registry
-from sidbench.bench import code_of
 from sidbench.commands.leaderboard import write_board
 from sidbench.commands.results import open_store, readable, say
 from sidbench.decoder import Decoder
@@ -16,6 +15,7 @@ from sidbench.errors import DataError, SidbenchError, UsageError
 from sidbench.record import RunRecord, Store, canonical
 from sidbench.report.charts import CHARTS
 from sidbench.report.files import MARKDOWN, PAGE
+from sidbench.task import code_of
 
 #: What loggers that write files leave of a run, whose id is the last part.
 LOGS = f"logs/*/*/*/{'[0-9a-f]' * 12}"

@@ -15,7 +15,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from sidbench.bench import Task
 from sidbench.budget import Budget
 from sidbench.callbacks import Callbacks
 from sidbench.commands.leaderboard import write_board
@@ -32,6 +31,7 @@ from sidbench.plan import Plan, make_plan
 from sidbench.report import tables
 from sidbench.report.files import PAGE
 from sidbench.settings import Settings
+from sidbench.task import Task
 
 
 def run(settings: Settings, *, redo: bool, dry_run: bool, as_json: bool, command: str) -> int:
