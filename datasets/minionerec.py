@@ -53,8 +53,9 @@ class MiniOneRec(NamedFolder):
         count = len(about) if about is not None else None if sids is None else len(sids)
         rows = joined(parts)
         own = _all(folder, f"{name}.emb-*.npy")
+        places = {PARTS.index(k): cells.named(v) for k, v in files.items()}
         if count is not None:
-            check_items(rows, count, {PARTS.index(k): v.name for k, v in files.items()}, f"{name}.item.json")
+            check_items(rows, count, places, f"{name}.item.json")
         sequences, published, said = assembled(rows, len(users))
         made = self.vectors(
             folder,
@@ -65,7 +66,7 @@ class MiniOneRec(NamedFolder):
             under="published",
         )
         x = made.x
-        check_items(rows, len(x), {PARTS.index(k): v.name for k, v in files.items()}, "the file of vectors")
+        check_items(rows, len(x), places, "the file of vectors")
         return Corpus(
             name=name,
             embeddings=x,
@@ -171,11 +172,13 @@ def _read_rows(path: Path) -> tuple[pa.Array, Sequences, NDArray[np.int32]]:
     if not histories.lengths.all():
         row = int(np.argmin(histories.lengths))
         raise DataError(
-            f"{path.name}, row {row} (from 0, below the header): the history is empty; a row asks for the "
-            f"item after one or more. {int((histories.lengths == 0).sum()):,} rows are so: leave them out"
+            f"{cells.named(path)}, row {row} (from 0, below the header): the history is empty; a row asks "
+            f"for the item after one or more. {(histories.lengths == 0).sum():,} rows are so: leave them out"
         )
     if (items > np.iinfo(np.int32).max).any():
-        raise DataError(f"{path.name}, row {int(np.argmax(items))}: item {items.max()} is no item number")
+        raise DataError(
+            f"{cells.named(path)}, row {int(np.argmax(items))}: item {items.max()} is no item number"
+        )
     return user, histories, items.astype(np.int32)
 
 

@@ -22,26 +22,33 @@ SHOWN = 60
 TYPES = ("token", "token_seq", "float", "float_seq")
 
 
+def named(path: Path) -> str:
+    """A file as errors call it: with its folder, since those of train, valid and test have one name."""
+    return f"{path.parent.name}/{path.name}"
+
+
 def read_table(path: Path, between: str = ",") -> pa.Table:
     """Every column of a table of text, as text; a first line must name them."""
     try:
         with path.open("rb") as stream:
             layout = delimited.head(stream, between)
             if len(set(layout.names)) < len(layout.names):
-                raise DataError(f"{path.name} names a column twice: {', '.join(layout.names)}")
+                raise DataError(f"{named(path)} names a column twice: {', '.join(layout.names)}")
             if not layout.named:
-                raise DataError(f"{path.name} begins with numbers; expected a header that names the columns")
+                raise DataError(
+                    f"{named(path)} begins with numbers; expected a header that names the columns"
+                )
             found = list(delimited.rows(stream, layout, layout.names, gaps=False))
     except FileNotFoundError:
         raise UsageError(f"there is no file {path}") from None
     except UnicodeDecodeError as e:
-        raise DataError(f"{path.name} is not text in UTF-8 ({e.reason} at byte {e.start})") from None
+        raise DataError(f"{named(path)} is not text in UTF-8 ({e.reason} at byte {e.start})") from None
     except (OSError, pa.ArrowException) as e:
         raise DataError(
-            f"{path.name} cannot be read as a table ({delimited.why(e)}); is it cut off? Get the file again"
+            f"{named(path)} cannot be read as a table ({delimited.why(e)}); is it cut off? Get the file again"
         ) from None
     if not sum(map(len, found)):
-        raise DataError(f"{path.name} has a header and no rows")
+        raise DataError(f"{named(path)} has a header and no rows")
     return pa.Table.from_batches(found).combine_chunks()
 
 
@@ -49,7 +56,7 @@ def column(table: pa.Table, name: str, path: Path) -> pa.Array:
     """One column as text."""
     if name not in table.column_names:
         raise DataError(
-            f"{path.name} has no column {name!r}{nearest(name, table.column_names)} "
+            f"{named(path)} has no column {name!r}{nearest(name, table.column_names)} "
             f"Columns: {', '.join(table.column_names)}."
         )
     chunks = table.column(name).combine_chunks()
@@ -86,7 +93,7 @@ def split_numbers(cells: pa.Array, separator: str, name: str, path: Path) -> Seq
     if not good.all():
         at = int(np.flatnonzero(~good)[0])
         raise DataError(
-            f"{path.name}, row {row[at]}: {name} holds {flat[at].as_py()[:SHOWN]!r}, no item number; "
+            f"{named(path)}, row {row[at]}: {name} holds {flat[at].as_py()[:SHOWN]!r}, no item number; "
             "expected whole numbers from 0"
         )
     offsets = np.zeros(len(cells) + 1, dtype=np.int64)
@@ -101,7 +108,7 @@ def require(cells: pa.Array, good: pa.Array, name: str, path: Path, expected: st
         text = cells[int(bad[0])].as_py() or ""
         shown = text if len(text) <= SHOWN else text[:SHOWN] + "…"
         raise DataError(
-            f"{path.name}, row {bad[0]} (from 0, below the header): {name} is {shown!r}; expected "
+            f"{named(path)}, row {bad[0]} (from 0, below the header): {name} is {shown!r}; expected "
             f"{expected}. {len(bad):,} of {len(cells):,} rows are not. Cells are matched, never evaluated: "
             "write them again"
         )
@@ -115,7 +122,7 @@ def read_atomic(path: Path) -> dict[str, tuple[str, pa.Array]]:
         name, _, kind = head.partition(":")
         if kind not in TYPES:
             raise DataError(
-                f"{path.name}: its header says {head!r}; expected NAME:TYPE, a type of {', '.join(TYPES)}; "
+                f"{named(path)}: its header says {head!r}; expected NAME:TYPE, a type of {', '.join(TYPES)}; "
                 "tabs between columns"
             )
         out[name] = (kind, column(table, head, path))
@@ -126,12 +133,12 @@ def field(atomic: dict[str, tuple[str, pa.Array]], name: str, kind: str, path: P
     """A column of an atomic file that must be there, and be of this type."""
     if name not in atomic:
         raise DataError(
-            f"{path.name} has no column {name!r}{nearest(name, atomic)} Columns: {', '.join(atomic)}. "
+            f"{named(path)} has no column {name!r}{nearest(name, atomic)} Columns: {', '.join(atomic)}. "
             "Name the right one with --set dataset.NAME_field=COLUMN where the dataset has such a parameter"
         )
     found, cells = atomic[name]
     if found != kind:
-        raise DataError(f"{path.name}: column {name} is {found}; expected {kind}")
+        raise DataError(f"{named(path)}: column {name} is {found}; expected {kind}")
     return cells
 
 
