@@ -115,9 +115,7 @@ def _grid(table: Table, part: Part) -> tuple[list[str], list[str]]:
             sort = f' data-v="{found.mean!r}"' if found else ""
             looks = f' class="{" ".join(classes)}"' if classes else ""
             cells.append(f"<td{looks}{sort}{style}>{number(table.cell(row, c), gap)}</td>")
-        cells += [
-            f"<td>{escape(' · '.join(map(METRICS[n].show, row.levels.get(n, []))) or ABSENT)}</td>"
-            for n in part.levels
-        ]
+        by_level = [" · ".join(map(METRICS[n].show, row.levels.get(n, []))) or ABSENT for n in part.levels]
+        cells += [f'<td class="levels">{escape(said)}</td>' for said in by_level]
         body.append(line(key(table, row), row, row.name, cells))
     return named, body
