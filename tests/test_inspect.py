@@ -17,6 +17,7 @@ from rich.cells import cell_len
 from sidbench import metrics, registry
 from sidbench.commands.measure import SECTIONS
 from sidbench.commands.results import find_run
+from sidbench.commands.subject import place_of
 from sidbench.protocol import split
 from sidbench.record import Store
 from sidbench.sids import SIDs
@@ -261,3 +262,10 @@ def test_a_dataset_that_is_gone_leaves_what_needs_none(
     assert "utilization" in found["metrics"]
     assert found["missing"]["stability"] == "needs the items' vectors"
     assert found["notes"] == ["dataset 'synthetic' is not found here: --dataset names it"]
+    # Records keep no folders: of own files the place is asked for.
+    assert [place_of(spec) for spec in ("files", "minionerec", "movielens", "nobody")] == [
+        "files:ITEMS ",
+        "minionerec:PATH ",
+        "",
+        "",
+    ]

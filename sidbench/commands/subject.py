@@ -190,7 +190,7 @@ class Loader:
             try:
                 corpus = self.corpus(spec, params)
             except SidbenchError:
-                why = (f"dataset {spec!r} is not found here: --dataset names it",)
+                why = (f"dataset {spec!r} is not found here: --dataset {place_of(spec)}names it",)
                 continue
             if not fingerprint or corpus.fingerprint == fingerprint:
                 return corpus, self.split(corpus, *protocol), ()
@@ -261,3 +261,11 @@ def numbers(sizes: str | None) -> tuple[int, ...] | None:
         return None if sizes is None else tuple(int(s) for s in sizes.split(","))
     except ValueError:
         raise UsageError(f"--sizes {sizes}: expected one number a level, such as 256,256,256") from None
+
+
+def place_of(spec: str) -> str:
+    """`files:ITEMS `, of a plugin that must be told where its data lie: records keep no folders."""
+    cls = registry.datasets().get(spec)
+    if cls is None or not cls.variant or "Path" not in str(parameter_types(cls)[cls.variant]):
+        return ""
+    return f"{spec}:{cls.variant.upper()} "
