@@ -105,7 +105,7 @@ class Decoder(Plugin):
     tokens: Literal["codes", "items"] = "items"
     #: A token between items, where there is one token a code.
     separators: bool = False
-    # Embedded dataset, rq-kmeans, three seeds, Recall@10: .499 (.010); `shared` .490 (.006), `tied` .481 (.004).
+    # Embedded dataset, rq-kmeans, 3 seeds, Recall@10: .499 (.010); `shared` .490 (.006), `tied` .481 (.004).
     #: What a code competes with: the codes of its level, or those of all levels.
     vocabulary: Literal["levels", "shared"] = "levels"
     #: One table for what is read and what is written.
