@@ -57,6 +57,7 @@ class SinkhornGroup(Mover):
         state = np.zeros(len(size), dtype=np.uint64)
         np.add.at(state, prefix, _named(live, best))
         past, seen = state.copy(), np.zeros(0, dtype=np.uint64)
+        known = _Spreads()
         for _ in range(self.rounds):
             shared = np.bincount(place)[place] > 1
             which, below = live[shared], prefix[shared]
@@ -69,7 +70,10 @@ class SinkhornGroup(Mover):
             new = small & ~np.isin(names, seen)
             if not new.any():
                 break
-            self._spread(places, which[new[group]], group[new[group]])
+            again = known.hold(which, group)
+            known.put(places, which, group, new & again)
+            self._spread(places, which[(new & ~again)[group]], group[(new & ~again)[group]])
+            known.keep(places, which, group, new & ~again)
             after = _named(which, places.codes[which, -1])
             moved = after != before
             new[group[moved]] = False
@@ -126,6 +130,36 @@ class SinkhornGroup(Mover):
         with workers() as run:
             run(part, len(costs), step)
         return found
+
+
+class _Spreads:
+    """Where the items of a group went: the same ones would go there again, whatever code they share."""
+
+    def __init__(self) -> None:
+        self.groups = np.zeros(0, dtype=np.uint64)
+        self.items, self.codes = np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int32)
+
+    def hold(self, which: Index, group: Index) -> NDArray[np.bool_]:
+        """Of each group, whether these very items were one before."""
+        own = groups.scrambled(which.astype(np.uint64))
+        names = np.zeros(group.max(initial=-1) + 1, dtype=np.uint64)
+        np.add.at(names, group, own)
+        self._names, self._own = names, groups.scrambled(names[group] ^ own)
+        return np.isin(names, self.groups)
+
+    def put(self, places: Places, which: Index, group: Index, some: NDArray[np.bool_]) -> None:
+        """Put the items of some groups where they went before."""
+        items = np.flatnonzero(some[group])
+        places.codes[which[items], -1] = self.codes[np.searchsorted(self.items, self._own[items])]
+
+    def keep(self, places: Places, which: Index, group: Index, some: NDArray[np.bool_]) -> None:
+        """Note where the items of some groups went now."""
+        items = np.flatnonzero(some[group])
+        self.groups = np.concatenate([self.groups, self._names[some]])
+        keys = np.concatenate([self.items, self._own[items]])
+        codes = np.concatenate([self.codes, places.codes[which[items], -1]])
+        order = np.argsort(keys)
+        self.items, self.codes = keys[order], codes[order]
 
 
 def _named(which: Index, codes: NDArray[np.int32]) -> NDArray[np.uint64]:
