@@ -1,5 +1,21 @@
-"""`python -m sidbench`."""
+"""The command `sidbench`, and `python -m sidbench`: Ctrl-C ends cleanly while Python still loads, too."""
 
-from sidbench.cli import main
+from __future__ import annotations
 
-main()
+import sys
+from typing import Any
+
+
+def main() -> Any:
+    """Load the command line, then run it."""
+    try:
+        from sidbench.cli import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped.\n")
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -134,3 +134,15 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().seeds = [3]
+
+
+def test_ctrl_c_while_python_loads_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sidbench import __main__
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sidbench.cli.main", stopped)
+    with pytest.raises(SystemExit) as end:
+        __main__.main()
+    assert end.value.code == 130
