@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,6 +15,7 @@ from typing_extensions import Self
 
 from sidbench.dataset import Embeddings
 from sidbench.errors import DataError, UsageError
+from sidbench.formats.safe import read_npz
 from sidbench.kit import device, network, residual
 from sidbench.kit.autoencoder import Autoencoder, Autoencoding, Normalizer, sample_of
 from sidbench.kit.balanced import LARGEST, balanced_kmeans, bounds
@@ -198,26 +197,16 @@ def _agreement(codes: Codes, others: Codes) -> float:
 
 def _from_npz(path: Path, levels: int) -> list[Floats]:
     """Codebooks in MiniOneRec's form: arrays codebook_0, codebook_1, ... of (codes, columns)."""
-    try:
-        with path.open("rb") as handle:
-            file = np.load(handle, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array without a name")
-            held = sorted(file.files)
-            found = {key: np.asarray(file[key]) for key in held if re.fullmatch(r"codebook_\d+", key)}
-    except FileNotFoundError:
-        raise UsageError(f"codebooks = {path.name!r}: there is no such file") from None
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:
-        raise DataError(
-            f"{path.name} cannot be read as .npz ({e}); expected arrays codebook_0, codebook_1, ... as "
-            "numpy.savez writes them"
-        ) from None
+    if not path.exists():
+        raise UsageError(f"codebooks = {path.name!r}: there is no such file")
+    held = read_npz(path)
+    found = {key: book for key, book in held.items() if re.fullmatch(r"codebook_\d+", key)}
     expected = {f"codebook_{level}" for level in range(levels)}
     if found.keys() != expected:
         missing = ", ".join(sorted(expected - found.keys()))
         raise DataError(
             f"{path.name} has {f'no {missing}' if missing else f'more than levels = {levels} codebooks'}; it "
-            f"holds {', '.join(held) or 'nothing'}: set levels to the number of codebooks in it"
+            f"holds {', '.join(sorted(held)) or 'nothing'}: set levels to the number of codebooks in it"
         )
     books = []
     for level in range(levels):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from sidbench import registry
 from sidbench.dataset import Embeddings
 from sidbench.errors import DataError, UsageError
+from sidbench.formats import safe
 from sidbench.kit import residual
 from sidbench.plugin import configure, parameter_types
 from sidbench.testing import catalogue, check_tokenizer
@@ -132,7 +134,7 @@ def test_codebooks_from_a_file_and_from_a_saved_tokenizer(tmp_path: Path) -> Non
         assert fitted.facts()["agreement_at_step_0"] == 1.0
 
 
-def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = data()
     books = RQKMeans(codebook_size=12).fit(x).codebooks_
 
@@ -168,7 +170,11 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         "array.npz": (tmp_path / "array.npz").read_bytes(),
     }.items():
         (tmp_path / name).write_bytes(content)
-        said(DataError, f"{name} cannot be read as .npz .*codebook_0", codebooks=str(tmp_path / name))
+        said(DataError, f"{name} cannot be read as an .npz file", codebooks=str(tmp_path / name))
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("codebook_0.npy", bytes(8 << 20))
+    monkeypatch.setattr(safe, "SMALL", 1 << 20)
+    said(DataError, "as a zip bomb does", codebooks=str(tmp_path / "bomb.npz"))
     said(DataError, "more than levels = 2 codebooks; .*set levels",
          codebooks=str(tmp_path / "whole.npz"), levels=2)  # fmt: skip
     said(UsageError, "no such file", codebooks=str(tmp_path / "none.npz"))
