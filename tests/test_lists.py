@@ -93,8 +93,17 @@ def test_other_json_and_what_is_none_is_left_alone(text: str) -> None:
 
 def test_bytes_that_are_no_text_are_left_alone() -> None:
     assert quick(b'{"\xff": [1]}') is None
+    assert quick(b"{ }") is None  # nothing but the space between two brackets
+    assert quick(b"[\n]") is None
     assert quick(b'{"\xed\xa0\x80": [1]}') is None
     assert quick(b'\xef\xbb\xbf{"a": [1]}') is None  # the mark is for `safe.pieces` to take off
+
+
+def test_a_space_that_json_does_not_know_is_none() -> None:
+    text = b'{"added_tokens": ["<a_0>"], "items":%s{"x": ["<a_0>"]}}'
+    assert lists.read([text % b" "], after_tokens=True).ids == ["x"]
+    with pytest.raises(lists.Odd):
+        lists.read([text % b"\x0b"], after_tokens=True)
 
 
 def test_tokens_before_the_items() -> None:

@@ -26,7 +26,10 @@ for _byte, _kind in {"-": MINUS, ",": COMMA, ":": COLON, "[": OPEN, "]": CLOSE, 
 QUOTE, BACKSLASH, DIGITS = ord('"'), b"\\", 18
 POWERS = 10 ** np.arange(DIGITS, dtype=np.int64)
 #: How hf-tokens begins: the tokens, and then the items.
-HEAD = re.compile(rb'\s*\{\s*"added_tokens"\s*:\s*(\[[^\]\\]*\])\s*,\s*"items"\s*:\s*')
+SPACE = rb"[ \t\n\r]*"
+HEAD = re.compile(
+    SPACE.join([b"", rb"\{", b'"added_tokens"', b":", rb"(\[[^\]\\]*\])", b",", b'"items"', b":", b""])
+)
 
 
 class Odd(Exception):
@@ -191,7 +194,7 @@ def _part(text: bytes, named: bool) -> _Part:
     place = np.flatnonzero(kinds != SKIP)
     stream = kinds[place]
     held = data[content]
-    if (held < 32).any() or (stream == OTHER).any():
+    if not len(stream) or (held < 32).any() or (stream == OTHER).any():
         raise Odd
     # Within a list: from its bracket to the byte before the other one.
     bracket = (stream == OPEN) | (stream == CLOSE)
