@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import glob
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -61,7 +61,9 @@ def sweep(path: Path) -> None:
 
     A file system without locks does not say who lives: there nothing is removed.
     """
-    found = list(path.parent.glob(f".{glob.escape(path.name)}-*"))
+    # As `tempfile` names what it makes: a dotted name that somebody chose is none of these.
+    ours = re.compile(rf"\.{re.escape(path.name)}-[a-z0-9_]{{8}}")
+    found = [p for p in path.parent.glob(".*") if ours.fullmatch(p.name)]
     if not found:
         return
     # Alone in the folder, so that nothing is met between its making and its lock.
@@ -73,6 +75,23 @@ def sweep(path: Path) -> None:
                 else:
                     with suppress(OSError):
                         part.unlink(missing_ok=True)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds a file, or a folder by the file in it; no where locks do not tell."""
+    try:
+        handle = os.open(path / HELD if path.is_dir() else path, os.O_RDWR)  # file servers lock no less
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
 
 
 def _is_left(part: Path) -> bool:

@@ -75,23 +75,24 @@ def names(folder: Path) -> set[str]:
 
 def test_what_the_dead_left_goes_and_what_the_living_hold_stays(tmp_path: Path) -> None:
     for n in range(2):
-        (tmp_path / f".a.json-dead{n}").write_text("half")
-        (tmp_path / f".a-dead{n}" / "a").mkdir(parents=True)
-        (tmp_path / f".a-dead{n}" / parts.HELD).write_text("")
-    shutil.rmtree(tmp_path / ".a-dead1")
-    (tmp_path / ".a-dead1").mkdir()  # killed before it could hold it
+        (tmp_path / f".a.json-deadone{n}").write_text("half")
+        (tmp_path / f".a-deadone{n}" / "a").mkdir(parents=True)
+        (tmp_path / f".a-deadone{n}" / parts.HELD).write_text("")
+    shutil.rmtree(tmp_path / ".a-deadone1")
+    (tmp_path / ".a-deadone1").mkdir()  # killed before it could hold it
     (tmp_path / ".b.json-dead").write_text("another's")
+    (tmp_path / ".a-of.mine").write_text("a person's")
     with (
         parts.file_beside(tmp_path / "a.json") as (handle, file),
         parts.folder_beside(tmp_path / "a") as part,
     ):
-        assert names(tmp_path) == {file.name, part.name, f"{part.name}/held", ".b.json-dead"}
+        assert names(tmp_path) == {file.name, part.name, f"{part.name}/held", ".b.json-dead", ".a-of.mine"}
         os.close(handle)  # the lock outlives what is written: until the file has its name
         for path in ("a", "a.json"):
             parts.sweep(tmp_path / path)
         assert file.exists()
         assert part.exists()
-    assert names(tmp_path) == {".b.json-dead"}
+    assert names(tmp_path) == {".b.json-dead", ".a-of.mine"}
 
 
 def test_where_nothing_can_be_locked_nothing_is_removed(
@@ -109,7 +110,7 @@ def test_where_nothing_can_be_locked_nothing_is_removed(
 
 
 def test_the_mark_of_a_dead_driver_goes(tmp_path: Path) -> None:
-    (tmp_path / ".shared-dead").write_text("token")
+    (tmp_path / ".shared-deadone1").write_text("token")
     with Mark.laid(tmp_path) as mark:
         mark.check("here")
         assert names(tmp_path) == {mark.path.name}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from sidbench import registry
+from sidbench import parts, registry
+from sidbench.catalogue.files import locked
 from sidbench.record import Store
 from sidbench.sids import SIDs
 
@@ -73,6 +75,25 @@ def test_clean_lists_what_is_stale_and_removes_it_when_told(sidbench_cli: Cli, r
     assert not list(results.rglob(".*"))
     assert "rq-kmeans suffix 0" in loaded(results)
     assert sidbench_cli("leaderboard", "--check", "--results", results).code == 0
+
+
+def test_clean_leaves_alone_what_a_living_process_holds(sidbench_cli: Cli, results: Path) -> None:
+    store = Store(results)
+    record = loaded(results)["random suffix 0"]
+    checkpoints = store.unfinished(record.key) / "fit"
+    checkpoints.mkdir(parents=True)
+    with (
+        locked(store.claim(record.key), "a row"),
+        parts.file_beside(store.path(record.key)) as (handle, half),
+        parts.folder_beside(store.artifact(record.key)) as folder,
+    ):
+        os.close(handle)
+        said = sidbench_cli("clean", "--results", results, "--yes", "--json")
+        assert json.loads(said.out)["stale"] == []
+        assert all(p.exists() for p in (store.claim(record.key), checkpoints, half, folder))
+    stale = json.loads(sidbench_cli("clean", "--results", results, "--yes", "--json").out)["stale"]
+    assert [Path(s["path"]) for s in stale] == [checkpoints.parent]
+    assert not checkpoints.exists()
 
 
 def test_clean_keeps_what_it_cannot_judge(

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sidbench import registry
+from sidbench import parts, registry
 from sidbench.commands.leaderboard import write_board
 from sidbench.commands.results import open_store, readable, say
 from sidbench.decoder import Decoder
@@ -82,7 +82,14 @@ def _stale(store: Store) -> tuple[list[tuple[Path, str]], list[Path]]:
     ]
     for pattern in ("records/*/*/.*", f".{MARKDOWN}-*", f".{PAGE}-*", f"{CHARTS}/.*"):
         found += [(p, "left over from a run that was killed") for p in store.root.glob(pattern)]
-    return sorted(found), unknown
+    return sorted((p, why) for p, why in found if not _in_hand(store, p)), unknown
+
+
+def _in_hand(store: Store, path: Path) -> bool:
+    """Whether a living process writes this, or runs the row whose checkpoints these are."""
+    if path.parent == store.root / "unfinished" and path.is_dir():
+        path = path.with_name(f".{path.name}.lock")
+    return parts.is_held(path)
 
 
 def _data_name(record: RunRecord) -> str:
@@ -120,6 +127,8 @@ def _remove_empty(store: Store) -> None:
     """Folders below records/, artifacts/, unfinished/ and logs/ that hold nothing any more."""
     for kind in ("records", "artifacts", "unfinished", "logs"):
         for folder in sorted(store.root.glob(f"{kind}/**/"), reverse=True):  # the deepest first
+            if any(_in_hand(store, p) for p in (folder, *folder.parents)):
+                continue  # what is empty now may be written to
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
 
