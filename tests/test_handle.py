@@ -262,6 +262,11 @@ def rows_of(run: Handle) -> SidSequences:
 FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
 
 
+#: torch thinks two workers too many for one core.
+ONE_CORE = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
+
+@ONE_CORE
 @FORKS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_row_comes_once_whatever_the_number_of_workers(run: Handle, workers: int) -> None:
@@ -336,6 +341,7 @@ def test_without_the_package_the_remedy_is_named(run: Handle, monkeypatch: pytes
 # -- the page ----------------------------------------------------------------------------------------------
 
 
+@ONE_CORE
 @FORKS
 def test_the_page_works_as_typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
