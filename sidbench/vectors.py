@@ -222,7 +222,7 @@ def open_vectors(
 def open_file(path: Path, asked: Asked) -> Vectors:
     """One file, its kind known by its name."""
     if not path.is_file():
-        raise DataError(f"there is no file {path}")
+        raise UsageError(f"there is no file {path}; check the path")
     suffix = path.suffix.lower()
     if suffix not in OPENERS:
         if asked.dim is not None and asked.dtype is not None:
@@ -331,7 +331,7 @@ def read_ids(path: Path, column: str | None = None) -> Any:
     import pyarrow.parquet as pq
 
     if not path.is_file():
-        raise DataError(f"there is no file of ids {path}")
+        raise UsageError(f"there is no file of ids {path}; check the path")
     try:
         if path.suffix == ".npy":
             array = np.load(path, allow_pickle=False)

@@ -292,7 +292,7 @@ def test_an_input_that_vanishes_costs_nothing_that_is_finished(
 
     with pytest.raises(DataError, match=r"x\.npy"):
         encode(model, source, tmp_path / "out", shard_rows=700, run=vanishing)
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(UsageError, match="there is no file"):
         encode(model, source, tmp_path / "out", shard_rows=700)
     (tmp_path / "gone.npy").rename(source.path)
     assert encode(model, source, tmp_path / "out", shard_rows=700).rows == ROWS - 1400

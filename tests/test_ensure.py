@@ -17,8 +17,9 @@ import pytest
 
 import sidbench
 from sidbench import provenance, registry
+from sidbench.catalogue import making
 from sidbench.catalogue.ensure import Ensured, ensure
-from sidbench.errors import DataError, SidbenchError, StorageError, UsageError
+from sidbench.errors import SidbenchError, StorageError, UsageError
 from sidbench.format import Export
 from sidbench.formats import reading
 from sidbench.sids import SIDs
@@ -269,8 +270,22 @@ def test_nothing_heavy_is_loaded_where_nothing_changed(place: Path) -> None:
 def test_the_vectors_must_be_there_even_where_the_sids_are(place: Path) -> None:
     make(place)
     place.with_name("x.npy").unlink()
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(UsageError, match="there is no file"):
         make(place)
+
+
+def test_what_another_process_has_just_made_is_fresh(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = making.Making.identity
+
+    def slow(self: making.Making) -> dict[str, Any]:
+        found = whole(self)
+        monkeypatch.setattr(making.Making, "identity", whole)
+        assert make(place).written  # while this one reads the rows
+        return found
+
+    monkeypatch.setattr(making.Making, "identity", slow)
+    assert not make(place).written
+    assert not list(place.parent.glob("*changed*"))
 
 
 def test_embeddings_and_ids_are_never_written_over(place: Path) -> None:

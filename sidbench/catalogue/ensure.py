@@ -85,7 +85,7 @@ def ensure(
     why = "asked for" if redo else _stale(out, wanted, held)
     if not why:
         return Ensured(out, items=int(held["items"]))
-    return _write(out, wanted, held, why, device, redo)
+    return _write(out, wanted, why, device, redo)
 
 
 def beside(out: Path) -> Path:
@@ -129,8 +129,10 @@ def _stamps(wanted: Wanted) -> list[Any]:
     """Names, sizes and times of change of the files that vectors and ids lie in, and that parameters name."""
     path = Path(wanted.embeddings)
     if not path.exists():
-        raise DataError(f"there is no file {path}: embeddings for the SIDs must be there, fresh or not")
+        raise UsageError(f"there is no file {path}: embeddings for the SIDs must be there, fresh or not")
     named = [path, *([] if wanted.ids is None else [Path(wanted.ids)])]
+    if not named[-1].exists():
+        raise UsageError(f"there is no file of ids {named[-1]}; check the path")
     # Whatever a parameter's text may mean: where there is such a file, it is looked at.
     texts = [v for v in (*wanted.params.values(), *wanted.resolver_params.values()) if _names_a_file(v)]
     return [_stamp(f) for p in [*named, *map(Path, texts)] for f in _files(p)]
@@ -162,7 +164,7 @@ def _stamp(path: Path) -> list[Any]:
     return [path.name, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
 
 
-def _write(out: Path, wanted: Wanted, held: dict[str, Any], why: str, device: str, redo: bool) -> Ensured:
+def _write(out: Path, wanted: Wanted, why: str, device: str, redo: bool) -> Ensured:
     """Fit, encode and write beside the SIDs; only what is whole takes their place."""
     from sidbench.catalogue import making
     from sidbench.catalogue.files import Digest, locked, refused, write_json
@@ -174,6 +176,7 @@ def _write(out: Path, wanted: Wanted, held: dict[str, Any], why: str, device: st
     digest = Digest.of_json(identity)[:12]
     with locked(out.with_name(f".{out.name}.ensure") / "lock", str(out)):
         work = out.with_name(f".{out.name}.ensure") / digest
+        held = _manifest(out)  # another process may have been done in between
         if not redo and held.get("identity") == identity and _intact(out, held):
             write_json(
                 beside(out),

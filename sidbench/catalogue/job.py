@@ -179,7 +179,10 @@ class _Piece:
 
 
 def _read(pipe: _Pipeline, job: Job, todo: list[int], out: queue.Queue[_Piece | None]) -> None:
-    vectors = job.source.open()
+    try:
+        vectors = job.source.open()
+    except UsageError as e:  # it was there when the work began
+        raise DataError(f"{e}") from None
     if (vectors.rows, vectors.dim) != (job.rows, job.dim):
         raise DataError(
             f"{job.source.path} has {vectors.rows:,} rows of {vectors.dim} by now; this encode began with "
