@@ -38,6 +38,10 @@ class NotFittedError(SidbenchError, AttributeError):
     """A learned attribute was read before `fit`; an AttributeError too, so hasattr keeps its meaning."""
 
 
+#: Of more names than this only the nearest are said, so many at most.
+FEW, CLOSE = 30, 4
+
+
 def nearest(given: str, known: Iterable[str]) -> str:
     """What follows a name that nothing answers to: `; did you mean 'x'?`, or a full stop."""
     close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
@@ -47,4 +51,10 @@ def nearest(given: str, known: Iterable[str]) -> str:
 def unknown(kind: str, given: str, known: Iterable[str]) -> UsageError:
     """The one wording for a name that nothing answers to."""
     names = sorted(known)
-    return UsageError(f"unknown {kind} {given!r}{nearest(given, names)} Known: {', '.join(names) or 'none'}.")
+    if len(names) <= FEW:
+        said = f"Known: {', '.join(names) or 'none'}."
+    else:
+        others = difflib.get_close_matches(given, names, n=CLOSE, cutoff=0.5)[1:]
+        near = f"Near it are also {', '.join(others)}. " if others else ""
+        said = f"{near}`sidbench list` prints all {len(names)} that are known."
+    return UsageError(f"unknown {kind} {given!r}{nearest(given, names)} {said}")

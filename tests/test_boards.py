@@ -230,8 +230,12 @@ def test_all_columns_are_all_numbers_that_rows_have() -> None:
 
 def test_names_of_columns_are_checked() -> None:
     assert known_columns(["all", "recall@K", "recall@7", "fit_seconds"])
-    with pytest.raises(UsageError, match="unknown metric 'perplexty'; did you mean 'perplexity'"):
+    with pytest.raises(UsageError, match="unknown metric 'perplexty'; did you mean 'perplexity'") as error:
         known_columns(["perplexty"])
+    assert "Near it are also perplexity_min" in str(error.value)
+    assert "fit_seconds" not in str(error.value)  # of so many only what is near
+    with pytest.raises(UsageError, match=r"unknown metric 'zzzz'\. `sidbench list` prints all \d+"):
+        known_columns(["zzzz"])
 
 
 def test_the_command_chooses_sorts_and_remembers(sidbench_cli: Cli, tmp_path: Path) -> None:
