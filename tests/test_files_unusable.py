@@ -76,7 +76,7 @@ def test_items_without_vectors_and_their_events_are_left_out_and_counted(home: P
     assert vectors_of(c) == kept
     lost = sum(i == gone for _, i, _ in EVENTS)
     assert f"1 of 12 items have no vector, first '{gone}': left out" in said(c)
-    assert f"{lost} of {len(EVENTS)} events name 1 items that the catalogue of 11 (left of 12)" in said(c)
+    assert f"{lost} of {len(EVENTS)} events name 1 item that the catalogue of 11 (left of 12)" in said(c)
     with pytest.raises(DataError, match="1 of 12 items have no vector"):
         corpus(home, unusable="error")
 
@@ -118,7 +118,7 @@ def test_events_without_user_item_or_time_are_left_out_and_counted(home: Path) -
     c = corpus(home)
     assert len(c.sequences.items) == len(EVENTS)
     assert "ghost" not in c.user_ids.tolist()
-    for what in ("events have no user", "events have no item", "events have no time", "events name 1 items"):
+    for what in ("events have no user", "events have no item", "events have no time", "events name 1 item"):
         assert f"1 of {len(table)} {what}" in said(c)
     assert "1 of 7 users are left without any event: left out" in said(c)
     with pytest.raises(DataError, match="column user has 1 empty cells"):

@@ -269,13 +269,14 @@ def _unknown(path: Path, found: _Found, items: pa.Array, ids: pa.Array, unknown:
     distinct = len(pc.unique(items.take(pa.array(bad))))
     user = int(found.users[bad[0]])
     owner = None if user < 0 else found.user_ids[user].as_py()
+    named = f"{len(bad):,} of {len(items):,} events name {distinct:,} {'item' if distinct == 1 else 'items'}"
     kept = f" (left of {whole:,})" if whole > len(ids) else ""
     near = 0
     if tables.is_text(items.type):
         near = int((rows_of(pc.utf8_trim_whitespace(items.take(pa.array(bad))), ids) >= 0).sum())
     spaces = f" ({near:,} of these ids it holds without the spaces around them)" if near else ""
     return (
-        f"{path}: {len(bad):,} of {len(items):,} events name {distinct:,} items that the catalogue of "
+        f"{path}: {named} that the catalogue of "
         f"{len(ids):,}{kept} does not hold{spaces}, first item {items[int(bad[0])].as_py()!r} of user "
         f"{owner!r}; "
         "add these items or drop the events"
