@@ -16,7 +16,7 @@ from sidbench import registry
 from sidbench.bench import run_one
 from sidbench.decoder import Decoder
 from sidbench.errors import UsageError
-from sidbench.format import How
+from sidbench.format import Export, How
 from sidbench.formats import manifest, reading
 from sidbench.origins import ORIGINS
 from sidbench.plugin import configure, parameter_types
@@ -210,6 +210,27 @@ def test_a_folder_holds_the_files_of_the_last_export_alone(
     index.write_text(index.read_text().replace("<a_0>", "<a_1>", 1))
     said = sidbench_cli("import", out, "--out", tmp_path / "in")
     assert "is not the file that out.manifest.json describes" in " ".join(said.err.split())
+    changed = index.read_bytes()
+    said = sidbench_cli(*line)
+    assert said.code == 2
+    assert "not as an export left it" in " ".join(said.err.split())
+    assert index.read_bytes() == changed
+    assert sidbench_cli(*line, "--redo").code == 0
+    assert index.read_bytes() != changed
+
+
+def test_ids_of_somebody_beside_a_matrix_stay(tmp_path: Path) -> None:
+    ids = np.array(["b", "a"])
+    made = Export(SIDs(np.array([[0, 1], [1, 0]], dtype=np.int32), (2, 2), ids), 2)
+    own = tmp_path / "x.npy.ids.parquet"
+    own.write_bytes(b"somebody's")
+    form = reading.find("npy", "write")()
+    with pytest.raises(UsageError, match="not as an export left it"):
+        reading.write(form, made, tmp_path / "x.npy")
+    assert [p.name for p in tmp_path.iterdir()] == [own.name]
+    assert own.read_bytes() == b"somebody's"
+    for redo in (True, False):
+        assert len(reading.write(form, made, tmp_path / "x.npy", redo=redo)) == 3
 
 
 def test_an_import_replaces_imports_alone(results: Path, sidbench_cli: Cli, tmp_path: Path) -> None:

@@ -161,12 +161,25 @@ def write(form: Format, export: Export, path: Path, *, redo: bool = False) -> li
         }
         if beside:
             stated["files"] = beside
+        if not redo:
+            _check_others(path, beside, earlier)
         manifest.beside(part).write_text(manifest.text(**stated))
     for name, digest in earlier.items():  # of an export under another name, nothing must be taken for this
         old = path.parent / name
         if name not in beside and old.is_file() and manifest.checksum(old) == digest:
             old.unlink()
     return [path, *(path.parent / n for n in beside), manifest.beside(path)]
+
+
+def _check_others(path: Path, made: dict[str, str], earlier: dict[str, str]) -> None:
+    """Refuse to take the place of a file beside, or in the folder, that no export of ours left so."""
+    for name, digest in made.items():
+        there = path.parent / name
+        if there.is_file() and manifest.checksum(there) not in (digest, earlier.get(name)):
+            raise UsageError(
+                f"{there} is there, and not as an export left it; name another place, move it away, or write "
+                "over it with --redo"
+            )
 
 
 def write_ids(form: Format, export: Export, path: Path) -> Path | None:
