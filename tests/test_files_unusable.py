@@ -15,6 +15,7 @@ from sidbench import delimited
 from sidbench.errors import DataError
 from sidbench.files import items as items_module
 from sidbench.files.ids import identifiers
+from sidbench.files.times import clock
 
 if TYPE_CHECKING:
     from tests.own_files import (
@@ -290,6 +291,12 @@ def test_a_number_among_dates_that_is_no_date_is_refused(home: Path, odd: int) -
         DataError, match=rf"written as YYYYMMDD, and 1 of them are no date, first {odd} in event 4"
     ):
         corpus(home)
+
+
+def test_what_is_no_moment_among_dates_is_missing_without_a_warning() -> None:
+    found = clock(pa.array([float("inf"), 20_240_131.0, None, float("nan"), 20_240_201.0]), Path("x"))
+    assert found.missing.tolist() == [True, False, True, True, False]
+    assert found.ticks[[1, 4]].tolist() == [1_706_659_200, 1_706_745_600]
 
 
 @pytest.mark.parametrize("unit", [1, 10**3, 10**6, 10**9])

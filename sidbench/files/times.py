@@ -74,6 +74,7 @@ def written_as_dates(array: pa.Array, path: Path) -> Clock | None:
     """
     values = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     given = np.isfinite(values)
+    values = np.where(given, values, -1)  # which spells nothing
     for shown, a_day in (("YYYYMMDD", 1), ("YYYYMMDDhhmmss", 10**6)):
         near = (values >= FIRST_DAY * a_day) & (values < (LAST_DAY + 1) * a_day) & (values % 1 == 0)
         if not near.any():
