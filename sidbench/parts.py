@@ -7,12 +7,15 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 #: The file by which the writer of a folder holds it.
 HELD = "held"
+#: Seconds for which a writer waits for who removes what dead ones left.
+PATIENCE = 1.0
 
 
 @contextmanager
@@ -84,14 +87,9 @@ def is_held(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+        return _refused(handle, fcntl.LOCK_EX)
     finally:
         os.close(handle)
-    return False
 
 
 def _is_left(part: Path) -> bool:
@@ -120,8 +118,11 @@ def _locked(folder: Path, how: int) -> Iterator[bool]:
         elif how == fcntl.LOCK_EX:
             yield _lock(handle, how)
         else:
-            with suppress(OSError):  # waits: who removes is done at once
-                fcntl.flock(handle, how)
+            # Who removes is done soon, and knows nothing of what is made from here on. Who else may hold a
+            # folder (flock(1) around a command) is not waited for.
+            until = time.monotonic() + PATIENCE
+            while _refused(handle, how) and time.monotonic() < until:
+                time.sleep(0.01)
             yield True
     finally:
         if handle is not None:
@@ -135,3 +136,14 @@ def _lock(handle: int, how: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _refused(handle: int, how: int) -> bool:
+    """Whether another has the lock; else it is ours, or there are none."""
+    try:
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -95,6 +95,20 @@ def test_what_the_dead_left_goes_and_what_the_living_hold_stays(tmp_path: Path) 
     assert names(tmp_path) == {".b.json-dead", ".a-of.mine"}
 
 
+def test_a_folder_that_somebody_holds_can_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "PATIENCE", 0.05)
+    (tmp_path / ".a-deadone1").write_text("half")
+    holder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX)  # as flock(1) does around a command
+        atomically(tmp_path / "a", lambda f: f.write(b"whole"))
+    finally:
+        os.close(holder)
+    assert names(tmp_path) == {"a", ".a-deadone1"}
+
+
 def test_where_nothing_can_be_locked_nothing_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +157,7 @@ def test_a_run_that_was_killed_while_it_saved_leaves_nothing(tmp_path: Path) -> 
         assert living.exists()
     assert names(torn) == names(whole)
     # What is done is not done again; what a later --redo left goes all the same.
-    artifact.with_name(f".{artifact.name}-dead").mkdir()
+    artifact.with_name(f".{artifact.name}-deadone1").mkdir()
     assert rows(torn)[0].reused
     assert names(torn) == names(whole)
 
