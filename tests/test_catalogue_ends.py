@@ -116,9 +116,9 @@ def test_where_nothing_can_be_locked_nothing_is_removed(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    (tmp_path / ".a-dead").write_text("half")
+    (tmp_path / ".a-deadone1").write_text("half")
     atomically(tmp_path / "a", lambda f: f.write(b"whole"))
-    assert names(tmp_path) == {"a", ".a-dead"}
+    assert names(tmp_path) == {"a", ".a-deadone1"}
     with pytest.raises(NoLocks, match="file system without locks"), locked(tmp_path / "lock", "a"):
         pass
 
