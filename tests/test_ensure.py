@@ -187,6 +187,18 @@ def test_ids_that_a_matrix_cannot_hold_lie_beside_it(place: Path, name: str) -> 
     assert "ids.parquet is missing" in done.why
 
 
+def test_ids_of_somebody_beside_a_matrix_are_kept(place: Path) -> None:
+    out, own = place.with_name("x.sids.npy"), place.with_name("x.sids.npy.ids.parquet")
+    (place.with_name("ids.json")).write_text(json.dumps([f"i{n}" for n in range(400)]))
+    how: dict[str, Any] = {"embeddings": place.with_name("x.npy"), "params": SMALL, "to": "npy"}
+    how["ids"] = str(place.with_name("ids.json"))
+    own.write_bytes(b"somebody's")
+    assert "kept as x.sids.npy.ids.parquet.changed" in ensure(out, **how).why
+    assert own.with_name(f"{own.name}.changed").read_bytes() == b"somebody's"
+    np.save(place.with_name("x.npy"), X + 1)
+    assert "kept" not in ensure(out, **how).why  # its own go
+
+
 def test_a_folder_is_no_file_of_sids(place: Path) -> None:
     place.mkdir()
     with pytest.raises(UsageError, match="is a folder; name the file"):

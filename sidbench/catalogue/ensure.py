@@ -193,8 +193,8 @@ def _write(out: Path, wanted: Wanted, why: str, device: str, redo: bool) -> Ensu
             raise DataError(f"{wanted.embeddings} was changed while it was read; run the same command again")
         write_json(work / LEFT, {"sha256": about["sha256"]})  # whose the file is until its manifest says so
         try:
-            if changed:
-                why += f"; what was there is kept as {_kept(out).name}"
+            for path in [*([out] if changed else []), *([] if redo else _others(out, about, held))]:
+                why += f"; what was there is kept as {_kept(path).name}"
             made.settle(work, out)
         except OSError as e:
             raise refused(out, e) from None
@@ -246,6 +246,17 @@ def _changed(out: Path, held: dict[str, Any], home: Path) -> bool:
             "away, or have it replaced: --redo (in Python redo=True)"
         )
     return True
+
+
+def _others(out: Path, about: dict[str, Any], held: dict[str, Any]) -> list[Path]:
+    """Files that would be replaced beside the SIDs, and are not as ensure left them."""
+    from sidbench.catalogue.files import sha256
+
+    before = held.get("files", {})
+    beside = {
+        out.with_name(name): (digest, before.get(name)) for name, digest in about.get("files", {}).items()
+    }
+    return [path for path, ours in beside.items() if path.is_file() and sha256(path) not in ours]
 
 
 def _kept(out: Path) -> Path:
