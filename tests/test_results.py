@@ -91,9 +91,12 @@ def test_clean_leaves_alone_what_a_living_process_holds(sidbench_cli: Cli, resul
         said = sidbench_cli("clean", "--results", results, "--yes", "--json")
         assert json.loads(said.out)["stale"] == []
         assert all(p.exists() for p in (store.claim(record.key), checkpoints, half, folder))
+    store.claim(record.key).parent.mkdir(exist_ok=True)
+    store.claim(record.key).write_text("1")  # as a killed one leaves it
     stale = json.loads(sidbench_cli("clean", "--results", results, "--yes", "--json").out)["stale"]
-    assert [Path(s["path"]) for s in stale] == [checkpoints.parent]
-    assert not checkpoints.exists()
+    assert [Path(s["path"]) for s in stale] == [store.claim(record.key), checkpoints.parent]
+    assert "left over" in stale[0]["reason"]
+    assert not checkpoints.parents[1].exists()
 
 
 def test_clean_keeps_what_it_cannot_judge(

@@ -74,13 +74,14 @@ def _stale(store: Store) -> tuple[list[tuple[Path, str]], list[Path]]:
     found += [
         (p, "checkpoints of a run that did not finish: the same command would go on from here")
         for p in (store.root / "unfinished").glob("*")
+        if not p.name.startswith(".")
     ]
     found += [
         (p, "its record is gone or stale")
         for p in store.root.glob(LOGS)
         if p.is_dir() and p.name not in alive
     ]
-    for pattern in ("records/*/*/.*", f".{MARKDOWN}-*", f".{PAGE}-*", f"{CHARTS}/.*"):
+    for pattern in ("unfinished/.*", "records/*/*/.*", f".{MARKDOWN}-*", f".{PAGE}-*", f"{CHARTS}/.*"):
         found += [(p, "left over from a run that was killed") for p in store.root.glob(pattern)]
     return sorted((p, why) for p, why in found if not _in_hand(store, p)), unknown
 
