@@ -17,9 +17,12 @@ STORE = Store(Path(__file__).resolve().parent.parent / "results" / "published")
 RECORDS = [r for _, r in STORE.all() if isinstance(r, RunRecord)]
 
 
-def recall(label: str) -> list[float]:
-    """Recall@10 of a method's seeds on the embedded dataset."""
-    rows = [r for r in RECORDS if r.label == label and r.key["dataset"]["name"] == "synthetic"]
+REVIEWS = ("amazon-scientific-2018", "amazon-beauty-2014")
+
+
+def recall(label: str, dataset: str = "synthetic") -> list[float]:
+    """Recall@10 of a method's seeds, on the embedded dataset or another."""
+    rows = [r for r in RECORDS if r.label == label and r.key["dataset"]["name"] == dataset]
     return [r.metrics["recall@10"] for r in rows]
 
 
@@ -78,3 +81,31 @@ def test_the_readme_shows_the_published_board() -> None:
     for label in (*METHODS, "random"):
         values = recall(label)
         assert f"{mean(values):.4f} ± {stdev(values):.4f}" in readme
+
+
+def short(value: float) -> str:
+    """As the README's table of real reviews has it."""
+    return f"{value:.4f}".removeprefix("0")
+
+
+@pytest.mark.parametrize("dataset", REVIEWS)
+@pytest.mark.parametrize("method", METHODS)
+def test_on_real_reviews_semantic_ids_beat_random_ones_and_popularity(method: str, dataset: str) -> None:
+    semantic, floor, [popularity] = (recall(label, dataset) for label in (method, "random", "popularity"))
+    assert len(semantic) == len(floor) == 3
+    assert min(semantic) > max(floor) > popularity
+
+
+def test_five_minutes_are_enough_on_scientific() -> None:
+    assert min(recall("rq-kmeans", REVIEWS[0])) > 0.075
+
+
+def test_the_readme_has_the_recall_on_real_reviews() -> None:
+    readme = (STORE.root.parent.parent / "README.md").read_text()
+    tables = [
+        line.split("|") for line in readme.splitlines() if line.startswith(("| refer", "| token", "| floor"))
+    ]
+    for place, dataset in enumerate(REVIEWS, start=2):
+        said = {part.strip() for row in tables for part in row[place].split(",")}
+        labels = {r.label for r in RECORDS if r.key["dataset"]["name"] == dataset}
+        assert said == {f"{label} {short(mean(recall(label, dataset)))}" for label in labels}
