@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -18,13 +20,18 @@ from sidbench.kit.ranks import Dismissed, Ranks, belonging
 #: How long a process waits for another that lives: the first may be at something else. One that has ended
 #: is noticed at once, by its connection.
 PATIENCE = timedelta(days=30)
+#: Seconds after which torch's threads hold nothing of Python's any more.
+SETTLED = 0.2
 
 
 @contextmanager
 def joined(device: str) -> Iterator[bool]:
     """Join the processes that torchrun has started; whether this one is the first, or alone.
 
-    The others return from here when the first has left the block: there is nothing for them to do in it.
+    There is nothing for the others to do in the block; they end when the first has left it.
+
+    torch's own threads go on after a group has gone and let go of what they sent a moment later; where Python
+    is already ending then, the process aborts. So the others end without Python's end, and the first waits.
     """
     if not dist.is_available() or not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield True
@@ -51,6 +58,11 @@ def joined(device: str) -> Iterator[bool]:
                 yield True
     finally:
         dist.destroy_process_group()
+    if rank:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    time.sleep(SETTLED)
 
 
 @contextmanager
