@@ -31,7 +31,7 @@ def joined(device: str) -> Iterator[bool]:
     There is nothing for the others to do in the block; they end when the first has left it.
 
     torch's own threads go on after a group has gone and let go of what they sent a moment later; where Python
-    is already ending then, the process aborts. So the others end without Python's end, and the first waits.
+    is already ending then, the process aborts. So all wait a little, and the others skip Python's end.
     """
     if not dist.is_available() or not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield True
@@ -58,11 +58,11 @@ def joined(device: str) -> Iterator[bool]:
                 yield True
     finally:
         dist.destroy_process_group()
+        time.sleep(SETTLED)
     if rank:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-    time.sleep(SETTLED)
 
 
 @contextmanager
