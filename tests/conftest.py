@@ -11,18 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 import sidbench.plugins
 from sidbench import provenance, registry
 from sidbench.cli import main
-
-if TYPE_CHECKING:
-    from tests.tiny import TINY
-else:
-    from tiny import TINY
+from tests.tiny import TINY
 
 # Where tests run in the background of a script Ctrl-C may be ignored, by children too: some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

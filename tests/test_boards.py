@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,31 +21,17 @@ from sidbench.report.board import tables as board_tables
 from sidbench.report.columns import known_columns
 from sidbench.report.markdown import chosen
 from sidbench.report.table import FLIPPED, WITHIN
-
-if TYPE_CHECKING:
-    from tests.shop_runs import (
-        cells,
-        keep,
-        places,
-        printed,
-        reference,
-        row,
-        run,
-        saved,
-        several,
-    )
-else:
-    from shop_runs import (
-        cells,
-        keep,
-        places,
-        printed,
-        reference,
-        row,
-        run,
-        saved,
-        several,
-    )
+from tests.shop_runs import (
+    cells,
+    keep,
+    places,
+    printed,
+    reference,
+    row,
+    run,
+    saved,
+    several,
+)
 
 Cli = Callable[..., Any]
 

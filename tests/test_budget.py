@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -23,14 +23,9 @@ from sidbench.errors import UsageError
 from sidbench.record import RunRecord, Store
 from sidbench.references import sasrec
 from sidbench.settings import read_settings
-
-if TYPE_CHECKING:
-    from tests.conftest import PluginFolder, Said
-    from tests.tiny import CODES, WORLD
-    from tests.tiny import decoder as learner
-else:
-    from tiny import CODES, WORLD
-    from tiny import decoder as learner
+from tests.conftest import PluginFolder, Said
+from tests.tiny import CODES, WORLD
+from tests.tiny import decoder as learner
 
 Cli = Callable[..., "Said"]
 pytestmark = pytest.mark.usefixtures("threads")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +24,7 @@ from sidbench.resolve.suffix import Suffix
 from sidbench.resolver import Resolver
 from sidbench.sids import SIDs
 from sidbench.task import Bench, Task
-
-if TYPE_CHECKING:
-    from tests.conftest import Said
+from tests.conftest import Said
 
 ITEMS, USERS, CLUSTERS = 60, 150, 6
 SMALL = {"levels": 2, "codebook_size": 8, "device": "cpu"}

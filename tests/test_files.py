@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,54 +13,29 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-if TYPE_CHECKING:
-    from tests.own_files import (
-        EVENTS,
-        IDS,
-        RNG,
-        TITLES,
-        D,
-        N,
-        X,
-        as_csv,
-        as_json,
-        as_jsonl,
-        as_npz,
-        at_home,
-        columns,
-        corpus,
-        events,
-        fbin,
-        history,
-        listed,
-        lists,
-        parquet_parts,
-        vectors_of,
-    )
-else:
-    from own_files import (
-        EVENTS,
-        IDS,
-        RNG,
-        TITLES,
-        D,
-        N,
-        X,
-        as_csv,
-        as_json,
-        as_jsonl,
-        as_npz,
-        at_home,
-        columns,
-        corpus,
-        events,
-        fbin,
-        history,
-        listed,
-        lists,
-        parquet_parts,
-        vectors_of,
-    )
+from tests.own_files import (
+    EVENTS,
+    IDS,
+    RNG,
+    TITLES,
+    D,
+    N,
+    X,
+    as_csv,
+    as_json,
+    as_jsonl,
+    as_npz,
+    at_home,
+    columns,
+    corpus,
+    events,
+    fbin,
+    history,
+    listed,
+    lists,
+    parquet_parts,
+    vectors_of,
+)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,11 +15,7 @@ from sidbench.errors import DataError, UsageError
 from sidbench.files.columns import KNOWN, Columns, plain, recognise
 from sidbench.files.ids import from_text, identifiers, repeats, rows_of
 from sidbench.files.text import numbered
-
-if TYPE_CHECKING:
-    from tests.own_files import EVENTS, IDS, N, X, as_csv, at_home, corpus, events, listed, vectors_of
-else:
-    from own_files import EVENTS, IDS, N, X, as_csv, at_home, corpus, events, listed, vectors_of
+from tests.own_files import EVENTS, IDS, N, X, as_csv, at_home, corpus, events, listed, vectors_of
 
 
 @pytest.fixture

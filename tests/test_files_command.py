@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,11 +12,7 @@ import pytest
 from sidbench.errors import DataError
 from sidbench.registry import load_dataset
 from sidbench.settings import read_settings
-
-if TYPE_CHECKING:
-    from tests.own_files import EVENTS, N, X, at_home, call, columns, events, rewritten
-else:
-    from own_files import EVENTS, N, X, at_home, call, columns, events, rewritten
+from tests.own_files import EVENTS, N, X, at_home, call, columns, events, rewritten
 
 
 @pytest.fixture

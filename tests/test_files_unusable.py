@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,49 +16,26 @@ from sidbench.errors import DataError
 from sidbench.files import items as items_module
 from sidbench.files.ids import identifiers
 from sidbench.files.times import clock
-
-if TYPE_CHECKING:
-    from tests.own_files import (
-        EVENTS,
-        IDS,
-        TITLES,
-        N,
-        X,
-        as_csv,
-        as_json,
-        at_home,
-        call,
-        columns,
-        corpus,
-        events,
-        history,
-        listed,
-        parquet_parts,
-        rewritten,
-        said,
-        vectors_of,
-    )
-else:
-    from own_files import (
-        EVENTS,
-        IDS,
-        TITLES,
-        N,
-        X,
-        as_csv,
-        as_json,
-        at_home,
-        call,
-        columns,
-        corpus,
-        events,
-        history,
-        listed,
-        parquet_parts,
-        rewritten,
-        said,
-        vectors_of,
-    )
+from tests.own_files import (
+    EVENTS,
+    IDS,
+    TITLES,
+    N,
+    X,
+    as_csv,
+    as_json,
+    at_home,
+    call,
+    columns,
+    corpus,
+    events,
+    history,
+    listed,
+    parquet_parts,
+    rewritten,
+    said,
+    vectors_of,
+)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,11 +18,7 @@ from sidbench.files import survey as survey_module
 from sidbench.files import tables
 from sidbench.files.survey import Held, survey
 from sidbench.vectors import open_vectors
-
-if TYPE_CHECKING:
-    from tests.own_files import RNG, D, X, at_home, columns, corpus, fbin, rewritten, said
-else:
-    from own_files import RNG, D, X, at_home, columns, corpus, fbin, rewritten, said
+from tests.own_files import RNG, D, X, at_home, columns, corpus, fbin, rewritten, said
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -25,9 +24,7 @@ from sidbench.record import Store
 from sidbench.resolve.suffix import Suffix
 from sidbench.sids import SIDs
 from sidbench.task import Bench, Task
-
-if TYPE_CHECKING:
-    from tests.conftest import Said
+from tests.conftest import Said
 
 Cli = Callable[..., "Said"]
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "formats.md"

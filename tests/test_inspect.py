@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +21,7 @@ from sidbench.commands.subject import place_of
 from sidbench.protocol import split
 from sidbench.record import Store
 from sidbench.sids import SIDs
-
-if TYPE_CHECKING:
-    from tests.conftest import Said
+from tests.conftest import Said
 
 Cli = Callable[..., "Said"]
 

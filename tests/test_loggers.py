@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -19,12 +19,8 @@ from sidbench.callbacks import Callbacks
 from sidbench.logger import Logger, Row
 from sidbench.record import RunRecord, Store
 from sidbench.settings import read_settings
-
-if TYPE_CHECKING:
-    from tests.conftest import PluginFolder, Said
-    from tests.tiny import CODES, WORLD, decoder
-else:
-    from tiny import CODES, WORLD, decoder
+from tests.conftest import PluginFolder, Said
+from tests.tiny import CODES, WORLD, decoder
 
 Cli = Callable[..., "Said"]
 pytestmark = pytest.mark.usefixtures("threads")

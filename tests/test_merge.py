@@ -5,25 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from sidbench.record import RunRecord, Store
 from sidbench.report.board import tables as board_tables
-
-if TYPE_CHECKING:
-    from tests.shop_runs import (
-        KEY,
-        run,
-        saved,
-    )
-else:
-    from shop_runs import (
-        KEY,
-        run,
-        saved,
-    )
+from tests.shop_runs import (
+    KEY,
+    run,
+    saved,
+)
 
 Cli = Callable[..., Any]
 

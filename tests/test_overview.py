@@ -5,34 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sidbench.report import check, leaderboard
 from sidbench.report.board import tables as board_tables
 from sidbench.report.overview import families, ranks
-
-if TYPE_CHECKING:
-    from tests.shop_runs import (
-        KEY,
-        dataset,
-        keep,
-        printed,
-        reference,
-        row,
-        run,
-        several,
-    )
-else:
-    from shop_runs import (
-        KEY,
-        dataset,
-        keep,
-        printed,
-        reference,
-        row,
-        run,
-        several,
-    )
+from tests.shop_runs import (
+    KEY,
+    dataset,
+    keep,
+    printed,
+    reference,
+    row,
+    run,
+    several,
+)
 
 Cli = Callable[..., Any]
 

@@ -7,18 +7,14 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from sidbench.errors import SidbenchError
-
-if TYPE_CHECKING:
-    from tests.peer_folders import FOLDERS, N, X, load, record
-else:
-    from peer_folders import FOLDERS, N, X, load, record
+from tests.peer_folders import FOLDERS, N, X, load, record
 
 
 @pytest.fixture

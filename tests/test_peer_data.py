@@ -7,7 +7,6 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,45 +15,24 @@ from sidbench import registry
 from sidbench.errors import DataError, UsageError
 from sidbench.peers.tfrecord import examples
 from sidbench.protocol import split
-
-if TYPE_CHECKING:
-    from tests.peer_folders import (
-        FOLDERS,
-        ROWS,
-        TITLES,
-        N,
-        X,
-        field,
-        forge,
-        grid,
-        lc_rec,
-        lists,
-        load,
-        p5,
-        recbole,
-        record,
-        taac,
-        varint,
-    )
-else:
-    from peer_folders import (
-        FOLDERS,
-        ROWS,
-        TITLES,
-        N,
-        X,
-        field,
-        forge,
-        grid,
-        lc_rec,
-        lists,
-        load,
-        p5,
-        recbole,
-        record,
-        taac,
-        varint,
-    )
+from tests.peer_folders import (
+    FOLDERS,
+    ROWS,
+    TITLES,
+    N,
+    X,
+    field,
+    forge,
+    grid,
+    lc_rec,
+    lists,
+    load,
+    p5,
+    recbole,
+    record,
+    taac,
+    varint,
+)
 
 
 @pytest.fixture

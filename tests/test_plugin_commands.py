@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.conftest import PluginFolder, Said
-    from tests.tiny import TINY, ZEROS, plugin
-else:
-    from tiny import TINY, ZEROS, plugin
+from tests.conftest import PluginFolder, Said
+from tests.tiny import TINY, ZEROS, plugin
 
 Cli = Callable[..., "Said"]
 pytestmark = pytest.mark.usefixtures("threads")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from sidbench import provenance, registry
 from sidbench.provenance import code_fingerprint, named_by_content, without_folders
 from sidbench.task import code_of
+from tests.conftest import PluginFolder
 
 SOURCE = '''
     """A module."""
@@ -28,9 +28,6 @@ SOURCE = '''
             """Codes."""
             return x[:, :3]
 '''
-
-if TYPE_CHECKING:
-    from tests.conftest import PluginFolder
 
 
 def mark(folder: PluginFolder, text: str) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +20,7 @@ from sidbench.report import proxies
 from sidbench.report.differences import holm
 from sidbench.report.proxies import analyze, overall, verdict
 from sidbench.report.proxies_page import PAGE, page
-
-if TYPE_CHECKING:
-    from tests.conftest import Said
+from tests.conftest import Said
 
 Cli = Callable[..., "Said"]
 few = settings(max_examples=25, deadline=None)

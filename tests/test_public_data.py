@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,41 +17,22 @@ from sidbench import public, registry
 from sidbench.errors import DataError, UsageError
 from sidbench.protocol import split
 from sidbench.testing import check_dataset
-
-if TYPE_CHECKING:
-    from tests.public_files import (
-        DAY,
-        FIRST,
-        LAYOUTS,
-        NAMES,
-        amazon_2014,
-        amazon_2018_meta,
-        amazon_2018_ratings,
-        amazon_2018_reviews,
-        amazon_2023,
-        load,
-        make,
-        movielens,
-        write,
-        yelp,
-    )
-else:
-    from public_files import (
-        DAY,
-        FIRST,
-        LAYOUTS,
-        NAMES,
-        amazon_2014,
-        amazon_2018_meta,
-        amazon_2018_ratings,
-        amazon_2018_reviews,
-        amazon_2023,
-        load,
-        make,
-        movielens,
-        write,
-        yelp,
-    )
+from tests.public_files import (
+    DAY,
+    FIRST,
+    LAYOUTS,
+    NAMES,
+    amazon_2014,
+    amazon_2018_meta,
+    amazon_2018_ratings,
+    amazon_2018_reviews,
+    amazon_2023,
+    load,
+    make,
+    movielens,
+    write,
+    yelp,
+)
 
 
 @pytest.fixture(autouse=True)

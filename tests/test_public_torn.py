@@ -6,7 +6,7 @@ import gzip
 import importlib
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,11 +15,7 @@ from hypothesis import strategies as st
 from sidbench import rawfiles
 from sidbench.errors import DataError
 from sidbench.formats import safe
-
-if TYPE_CHECKING:
-    from tests.public_files import LAYOUTS, load, make
-else:
-    from public_files import LAYOUTS, load, make
+from tests.public_files import LAYOUTS, load, make
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +19,7 @@ import pytest
 import sidbench.plugins
 from sidbench import registry
 from sidbench.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from tests.conftest import PluginFolder
+from tests.conftest import PluginFolder
 
 GOOD = """
     from sidbench.tokenizer import Tokenizer

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from sidbench.errors import DataError
 from sidbench.report import check, leaderboard
 from sidbench.report.board import tables as board_tables
-
-if TYPE_CHECKING:
-    from tests.runs import DATASET, HARDWARE, KEY, failed, lines, only, reference, rendered, run, usual
-else:
-    from runs import DATASET, HARDWARE, KEY, failed, lines, only, reference, rendered, run, usual
+from tests.runs import DATASET, HARDWARE, KEY, failed, lines, only, reference, rendered, run, usual
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import io
 import json
 import random
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +16,7 @@ from sidbench.errors import DataError
 from sidbench.record import RunRecord
 from sidbench.report import check, leaderboard, tables, words
 from sidbench.report.markdown import escape
-
-if TYPE_CHECKING:
-    from tests.runs import failed, lines, only, rendered, run, usual
-else:
-    from runs import failed, lines, only, rendered, run, usual
+from tests.runs import failed, lines, only, rendered, run, usual
 
 
 def test_absent_values_are_dashes_and_never_nan() -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import permutations, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,9 +36,7 @@ from sidbench.task import Task, with_seed
 from sidbench.testing import Check, catalogue
 from sidbench.testing.resolver import Coarse, Costless, resolver_checks
 from sidbench.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from tests.conftest import Said
+from tests.conftest import Said
 
 Rows = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=40)
 

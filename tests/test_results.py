@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +15,8 @@ from sidbench import parts, registry
 from sidbench.catalogue.files import locked
 from sidbench.record import Store
 from sidbench.sids import SIDs
-
-if TYPE_CHECKING:
-    from tests.conftest import PluginFolder, Said
-    from tests.tiny import TINY, files, loaded, plugin
-else:
-    from tiny import TINY, files, loaded, plugin
+from tests.conftest import PluginFolder, Said
+from tests.tiny import TINY, files, loaded, plugin
 
 Cli = Callable[..., "Said"]
 pytestmark = pytest.mark.usefixtures("threads")

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +21,8 @@ import pytest
 
 from sidbench import clock, registry
 from sidbench.record import RunRecord, Store, read
-
-if TYPE_CHECKING:
-    from tests.conftest import PluginFolder, Said
-    from tests.tiny import TINY, files, loaded, plugin
-else:
-    from tiny import TINY, files, loaded, plugin
+from tests.conftest import PluginFolder, Said
+from tests.tiny import TINY, files, loaded, plugin
 
 Cli = Callable[..., "Said"]
 pytestmark = pytest.mark.usefixtures("threads")

@@ -7,18 +7,13 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from sidbench import registry
 from sidbench.sids import SIDs
-
-if TYPE_CHECKING:
-    from tests.conftest import PluginFolder, Said
-    from tests.tiny import TINY, ZEROS, files, loaded, plugin
-else:
-    from tiny import TINY, ZEROS, files, loaded, plugin
+from tests.conftest import PluginFolder, Said
+from tests.tiny import TINY, ZEROS, files, loaded, plugin
 
 Cli = Callable[..., "Said"]
 pytestmark = pytest.mark.usefixtures("threads")

@@ -6,7 +6,6 @@ import json
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,12 +14,8 @@ import torch
 from sidbench import bench, checkpoints, clock, plan
 from sidbench.record import RunRecord, Store
 from sidbench.settings import read_settings
-
-if TYPE_CHECKING:
-    from tests.conftest import PluginFolder, Said
-    from tests.tiny import WORLD, decoder
-else:
-    from tiny import WORLD, decoder
+from tests.conftest import PluginFolder, Said
+from tests.tiny import WORLD, decoder
 
 Cli = Callable[..., "Said"]
 pytestmark = pytest.mark.usefixtures("threads")

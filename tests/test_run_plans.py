@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +16,8 @@ from sidbench import plan, registry
 from sidbench.dataset import Corpus, Dataset, cached_rows
 from sidbench.settings import read_settings
 from sidbench.task import places_needed
-
-if TYPE_CHECKING:
-    from tests.conftest import PluginFolder, Said
-    from tests.tiny import TINY, files, plugin
-else:
-    from tiny import TINY, files, plugin
+from tests.conftest import PluginFolder, Said
+from tests.tiny import TINY, files, plugin
 
 Cli = Callable[..., "Said"]
 pytestmark = pytest.mark.usefixtures("threads")

@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,9 +29,7 @@ from sidbench.record import RunRecord, Store
 from sidbench.reference import best
 from sidbench.references import sasrec as module
 from sidbench.references.sasrec import SASRec
-
-if TYPE_CHECKING:
-    from tests.conftest import Said
+from tests.conftest import Said
 
 ITEMS = 40
 X = np.zeros((ITEMS, 2), np.float32)

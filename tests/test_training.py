@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,11 +22,7 @@ from sidbench.kit import batches, snapshots
 from sidbench.kit.optimizers import Name
 from sidbench.progress import listening
 from sidbench.testing.state import global_state
-
-if TYPE_CHECKING:
-    from tests.toys import Toy, Toys, X, kill_at, outcome, stop_at, toys
-else:
-    from toys import Toy, Toys, X, kill_at, outcome, stop_at, toys
+from tests.toys import Toy, Toys, X, kill_at, outcome, stop_at, toys
 
 pytestmark = pytest.mark.usefixtures("quick_epochs")
 

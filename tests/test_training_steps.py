@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +21,7 @@ from sidbench.kit.model import Model
 from sidbench.kit.optimizers import MOMENTUM, Learning, Name, Weights
 from sidbench.kit.randomness import randomness
 from sidbench.sids import Codes
-
-if TYPE_CHECKING:
-    from tests.toys import Toy, X, toys
-else:
-    from toys import Toy, X, toys
+from tests.toys import Toy, X, toys
 
 pytestmark = pytest.mark.usefixtures("quick_epochs")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +12,7 @@ import torch
 from sidbench.errors import UsageError
 from sidbench.kit import residual, vq
 from sidbench.kit.network import unit_rows
-
-if TYPE_CHECKING:
-    from tests.quantizers import END, latents, losses, quantizer, rows
-else:
-    from quantizers import END, latents, losses, quantizer, rows
-
+from tests.quantizers import END, latents, losses, quantizer, rows
 
 # --------------------------------------------------------------------------------------------------- EMA
 

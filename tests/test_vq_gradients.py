@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +10,7 @@ import torch
 from torch import Tensor
 
 from sidbench.kit import estimators
-
-if TYPE_CHECKING:
-    from tests.quantizers import by_difference, latents, losses, quantizer
-else:
-    from quantizers import by_difference, latents, losses, quantizer
-
+from tests.quantizers import by_difference, latents, losses, quantizer
 
 # ---------------------------------------------------------------------------------------------- estimators
 
